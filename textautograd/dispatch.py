@@ -1,0 +1,298 @@
+"""Dispatch: calls run on one background event loop while user code goes on, as kernels do on a GPU.
+
+`start(coroutine)` runs a coroutine right here until it first has to wait (`await on_loop()`); the
+rest runs on the loop and the result is a `Pending` value, which `wait` reads. What never has to
+wait never leaves the caller's thread. `drive` walks a graph backward with rules that do wait.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import sys
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from textautograd.errors import UsageError
+from textautograd.tape import Gradient, Node, Site, Vertex, Walk
+
+if TYPE_CHECKING:
+    import asyncio
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+class Pending(Future[Any]):
+    """A value that is still being computed, or that failed to be.
+
+    A failure that nobody reads is one warning when the value is dropped.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_running_or_notify_cancel()  # who waits may be cancelled, the call is not
+        self.process = os.getpid()
+        self.has_reader = False
+
+    def __del__(self) -> None:
+        if not self.has_reader and self.done() and (error := self.exception()) is not None:
+            notes = "; ".join(note.strip() for note in getattr(error, "__notes__", ()))
+            warnings.warn(
+                f"a call failed and its value was never read: {type(error).__name__}: {error}"
+                + (f" ({notes})" if notes else ""),
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def wait(value: Any) -> Any:
+    """The value itself; blocks while it is pending, as `.item()` waits for the GPU.
+
+    Raises:
+        UsageError: on the background loop, where waiting would wait forever, and in a forked
+            child for a value that the parent was computing.
+    """
+    if not isinstance(value, Pending):
+        return value
+    value.has_reader = True
+    if not value.done():
+        if value.process != os.getpid():
+            raise UsageError(
+                "this value was being computed when the process forked, and is computed in the "
+                "parent only: read it before forking, or make the call again in the child"
+            )
+        if on_the_loop():
+            raise UsageError(
+                "reading a pending value on the background loop would wait forever: await it"
+            )
+    return value.result()
+
+
+def is_ready(value: Any) -> bool:
+    """Whether `wait` would return, or raise, at once."""
+    return not isinstance(value, Pending) or value.done()
+
+
+async def arrived(values: Sequence[Any]) -> list[Any]:
+    """Every value, waited for on the loop; raises the first failure, in slot order."""
+    for value in values:
+        if isinstance(value, Pending):
+            value.has_reader = True
+    if not all(map(is_ready, values)):
+        await on_loop()
+    return [wait(value) if is_ready(value) else await awaited(value) for value in values]
+
+
+async def awaited(value: Any) -> Any:
+    """`wait` for coroutines, on any running loop."""
+    if is_ready(value) or value.process != os.getpid():
+        return wait(value)
+    import asyncio
+
+    value.has_reader = True
+    return await asyncio.wrap_future(value)
+
+
+def start(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Runs a coroutine here until it asks for the loop; returns its result or a `Pending` one.
+
+    A failure does not surface here but where the value is read.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    except Exception as error:
+        return failed(error)
+    pending = Pending()
+    _loop().submit(coroutine, contextvars.copy_context(), pending)
+    return pending
+
+
+def failed(error: BaseException) -> Pending:
+    """A value that raises when it is read."""
+    pending = Pending()
+    pending.set_exception(error)
+    return pending
+
+
+class on_loop:
+    """`await on_loop()`: from here on the coroutine runs on an event loop."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        if not on_the_loop():
+            yield
+
+
+def on_the_loop() -> bool:
+    """Whether this is the background loop's thread, where nothing may block."""
+    return threading.current_thread() is _loop_thread()
+
+
+async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """Runs user code: here if this is a user's thread, else in a thread of its own with the same
+    context, so that it may read pending values freely and never holds up the loop."""
+    if not on_the_loop():
+        return function(*args)
+    import asyncio
+
+    result: Future[Any] = Future()
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        try:
+            value = context.run(function, *args)
+        except BaseException as error:
+            result.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            result.set_result(value)
+
+    threading.Thread(target=work, name="textautograd-user-code", daemon=True).start()
+    return await asyncio.wrap_future(result)
+
+
+def is_blocking() -> bool:
+    """Whether TEXTAUTOGRAD_BLOCKING=1 asks for each call to run where it is written."""
+    return os.environ.get("TEXTAUTOGRAD_BLOCKING", "") not in ("", "0")
+
+
+def call_site() -> Site | None:
+    """The user's line that is being run: the innermost frame outside this package."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if not code.co_filename.startswith(_PACKAGE):
+            return code.co_filename, frame.f_lineno, code.co_qualname
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def drive(
+    walk: Walk,
+    pull: Callable[[Node, Gradient], Any],
+    arrive: Callable[[Vertex, Gradient], Gradient],
+    give_up: Callable[[Node, Exception], Sequence[Gradient | None]],
+) -> None:
+    """The asynchronous driver: a node's rule starts as soon as its successors are done.
+
+    `pull` returns the gradients, or a `Pending` for them. It is called in the caller's thread, as
+    are hooks; only what waits for a model is on the loop. `give_up(node, error)` is what a failed
+    rule comes to: gradients to go on with, or the error raised.
+    """
+    finished: SimpleQueue[tuple[Vertex, Pending]] = SimpleQueue()
+    flying: set[Pending] = set()
+
+    def settle(variable: Vertex, value: Any) -> None:
+        node = variable.grad_fn
+        try:
+            pulled = wait(value)
+        except Exception as error:
+            assert node is not None
+            pulled = give_up(node, error)
+        walk.done(variable, pulled)
+
+    try:
+        while walk.is_active():
+            for variable, gradient in walk.ready():
+                gradient = arrive(variable, gradient)
+                node = variable.grad_fn
+                value = pull(node, gradient) if node else ()
+                if is_ready(value):
+                    settle(variable, value)
+                else:
+                    value.add_done_callback(lambda p, v=variable: finished.put((v, p)))
+                    flying.add(value)
+            if walk.is_waiting():
+                variable, pending = finished.get()
+                flying.remove(pending)
+                settle(variable, pending)
+    finally:
+        for pending in flying:
+            pending.has_reader = True
+
+
+class _Loop:
+    """An event loop in a thread of its own, fed through a queue that it drains on one wake-up."""
+
+    def __init__(self) -> None:
+        import asyncio
+        import atexit
+
+        self.process = os.getpid()
+        self.loop = asyncio.new_event_loop()
+        self.inbox: deque[tuple[Coroutine[Any, Any, Any], contextvars.Context, Pending]] = deque()
+        self.is_awake = False
+        self.running: set[asyncio.Task[Any]] = set()
+        self.thread = threading.Thread(target=self._run, name="textautograd-loop", daemon=True)
+        self.thread.start()
+        atexit.register(self.stop)
+
+    def submit(
+        self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context, pending: Pending
+    ) -> None:
+        self.inbox.append((coroutine, context, pending))
+        if not self.is_awake:
+            self.is_awake = True
+            self.loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        self.is_awake = False  # before the queue is read: what is put in later wakes us again
+        while self.inbox:
+            coroutine, context, pending = self.inbox.popleft()
+            task = self.loop.create_task(coroutine, context=context)
+            self.running.add(task)
+            task.add_done_callback(lambda done, p=pending: self._finish(done, p))
+
+    def _finish(self, task: asyncio.Task[Any], pending: Pending) -> None:
+        self.running.discard(task)
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            pending.set_exception(error)
+        else:
+            pending.set_result(task.result())
+
+    def _run(self) -> None:
+        import asyncio
+
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+            tasks = asyncio.all_tasks(self.loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                self.loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+        finally:
+            self.loop.close()
+
+    def stop(self) -> None:
+        """At exit: calls in flight are abandoned, and the tasks that own clients close them."""
+        if self.process == os.getpid() and self.thread.is_alive():
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join(timeout=2)
+
+
+_the_loop: _Loop | None = None
+_making = threading.Lock()
+
+
+def _loop() -> _Loop:
+    """The process's loop; made on first use, and anew in a forked child."""
+    global _the_loop
+    if _the_loop is None or _the_loop.process != os.getpid():
+        with _making:
+            if _the_loop is None or _the_loop.process != os.getpid():
+                _the_loop = _Loop()
+    return _the_loop
+
+
+def _loop_thread() -> threading.Thread | None:
+    return _the_loop.thread if _the_loop is not None else None

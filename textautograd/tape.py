@@ -1,0 +1,205 @@
+"""The tape and the walk: reverse mode as a plain state machine, for any kind of gradient.
+
+With this file alone one can record operations (`Node`), walk them from a root back to the leaves
+(`Walk`, shaped like `graphlib.TopologicalSorter`) and drive that walk (`drive`). It knows nothing
+of text, numbers or models: a gradient is anything with `+`, a rule is any function that returns
+one gradient or `None` per predecessor. So the predecessors that share a successor are one group by
+construction, and what several successors send is added up once, in a fixed order, before the node
+is pulled: for text a rule is not linear, so *combine first, pull once* is part of the meaning.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from operator import add
+from typing import Any, Protocol
+
+from textautograd.errors import GraphError
+
+Gradient = Any
+Site = tuple[str, int, str]
+"""Where in user code an operation was written: file, line, function."""
+
+
+class Node:
+    """One recorded operation: what it was, what it used (a slot per use) and what came out.
+
+    `versions` holds the predecessors' versions at the time of use; `freed` says that a backward
+    pass without `retain_graph` has dropped what was saved here.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "freed",
+        "inputs",
+        "operation",
+        "output",
+        "predecessors",
+        "site",
+        "versions",
+    )
+
+    def __init__(
+        self,
+        operation: Any,
+        predecessors: tuple["Vertex", ...],
+        *,
+        inputs: Sequence[Any] = (),
+        output: Any = None,
+        versions: tuple[int, ...] = (),
+        site: Site | None = None,
+    ) -> None:
+        self.operation = operation
+        self.predecessors = predecessors
+        self.inputs = inputs
+        self.output = output
+        self.versions = versions
+        self.site = site
+        self.freed = False
+
+    def free(self) -> None:
+        """Drops the predecessors and the saved values, so that the tape behind can go."""
+        self.predecessors = self.inputs = self.versions = ()
+        self.output = None
+        self.freed = True
+
+    def __repr__(self) -> str:
+        return f"<{getattr(self.operation, 'name', self.operation)}>"
+
+
+class Vertex(Protocol):
+    """What the walk asks of a variable: the node that made it (`None` for a leaf), and whether a
+    gradient is wanted for it or for anything behind it."""
+
+    @property
+    def grad_fn(self) -> Node | None: ...
+    @property
+    def requires_grad(self) -> bool: ...
+
+
+class Walk:
+    """The order of one backward pass.
+
+    `ready()` hands out the variables whose gradient is complete, each with that gradient, in an
+    order that depends on the graph alone; `done(variable, pulled)` takes what its rule returned.
+    What no gradient reaches is skipped, and what does not require one is never visited.
+
+    Raises:
+        GraphError: if a part of the graph was freed by an earlier backward pass.
+    """
+
+    def __init__(self, seeds: Sequence[tuple[Vertex, Gradient]]) -> None:
+        order = _successors_first([variable for variable, _ in seeds])
+        self._index = {variable: i for i, variable in enumerate(order)}
+        self._waiting = dict.fromkeys(order, 0)
+        for variable in order:
+            for predecessor in _live(variable):
+                self._waiting[predecessor] += 1
+        self._contributions: dict[Vertex, list[tuple[int, int, Gradient]]] = {}
+        for slot, (variable, gradient) in enumerate(seeds):
+            if variable.requires_grad:
+                self._contributions.setdefault(variable, []).append((-1, slot, gradient))
+        self._complete = [variable for variable in order if not self._waiting[variable]]
+        self._handed_out: set[Vertex] = set()
+
+    def is_active(self) -> bool:
+        """Whether there is anything left to hand out or to be done."""
+        return bool(self._complete or self._handed_out)
+
+    def is_waiting(self) -> bool:
+        """Whether `ready` has nothing to hand out until something more is done."""
+        return bool(self._handed_out) and not self._complete
+
+    def ready(self) -> list[tuple[Vertex, Gradient]]:
+        """The variables whose gradient has become complete since the last call."""
+        found = []
+        while self._complete:
+            variable = self._complete.pop()
+            contributions = self._contributions.pop(variable, None)
+            if contributions is None:
+                self._release(variable)
+            else:
+                contributions.sort(key=lambda c: c[:2])
+                found.append((variable, reduce(add, (c[2] for c in contributions))))
+                self._handed_out.add(variable)
+        found.sort(key=lambda pair: self._index[pair[0]])
+        return found
+
+    def done(self, variable: Vertex, pulled: Sequence[Gradient | None]) -> None:
+        """Takes one gradient or `None` per predecessor of a variable that `ready` handed out.
+
+        Raises:
+            GraphError: if there are more or fewer than its predecessors.
+        """
+        node = variable.grad_fn
+        predecessors = node.predecessors if node else ()
+        if len(pulled) != len(predecessors):
+            raise GraphError(
+                f"the rule for {node} returned {len(pulled)} gradients for its "
+                f"{len(predecessors)} predecessors: return one, or None, for each"
+            )
+        self._handed_out.remove(variable)
+        index = self._index[variable]
+        for slot, (predecessor, gradient) in enumerate(zip(predecessors, pulled, strict=True)):
+            if gradient is not None and predecessor.requires_grad:
+                self._contributions.setdefault(predecessor, []).append((index, slot, gradient))
+        self._release(variable)
+
+    def _release(self, variable: Vertex) -> None:
+        for predecessor in _live(variable):
+            self._waiting[predecessor] -= 1
+            if not self._waiting[predecessor]:
+                self._complete.append(predecessor)
+
+    def __iter__(self) -> Iterator[Vertex]:
+        """Every variable that the walk visits, successors first."""
+        return iter(self._index)
+
+
+def drive(
+    walk: Walk,
+    pull: Callable[[Node, Gradient], Sequence[Gradient | None]],
+    arrive: Callable[[Vertex, Gradient], Gradient],
+) -> None:
+    """The synchronous driver: pulls each node as its gradient completes.
+
+    `arrive(variable, gradient)` sees every complete gradient first and returns the one to go on
+    with (hooks, accumulation).
+    """
+    while walk.is_active():
+        for variable, gradient in walk.ready():
+            gradient = arrive(variable, gradient)
+            node = variable.grad_fn
+            walk.done(variable, pull(node, gradient) if node else ())
+
+
+def _live(variable: Vertex) -> Iterator[Vertex]:
+    """The slots of a variable that want a gradient; a predecessor used twice comes twice."""
+    node = variable.grad_fn
+    return (p for p in node.predecessors if p.requires_grad) if node else iter(())
+
+
+def _successors_first(roots: Sequence[Vertex]) -> list[Vertex]:
+    """Reverse post-order from the roots, slot by slot, without recursion."""
+    seen: set[Vertex] = set()
+    post_order: list[Vertex] = []
+    stack: list[tuple[Vertex, Iterator[Vertex] | None]]
+    stack = [(root, None) for root in reversed(roots) if root.requires_grad]
+    while stack:
+        variable, rest = stack.pop()
+        if rest is None:
+            if variable in seen:
+                continue
+            seen.add(variable)
+            if variable.grad_fn is not None and variable.grad_fn.freed:
+                raise GraphError(
+                    f"backward a second time through {variable.grad_fn}, whose saved values were "
+                    "freed by the first: pass retain_graph=True to the first backward()"
+                )
+            rest = _live(variable)
+        for predecessor in rest:
+            if predecessor not in seen:
+                stack += [(variable, rest), (predecessor, None)]
+                break
+        else:
+            post_order.append(variable)
+    return post_order[::-1]
