@@ -1,0 +1,84 @@
+"""Orders that depend on nothing but a seed: the same in every process and Python version."""
+
+import random
+from collections.abc import Mapping, Sequence
+from math import floor, isclose
+from typing import Protocol, TypeVar
+
+from textautograd.errors import UsageError
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Indexable(Protocol[T_co]):
+    """What a dataset must offer: a length, and an item for each index from 0."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> T_co: ...
+
+
+def permutation(n: int, *key: object) -> list[int]:
+    """0 … n-1 in the order that `key` fixes.
+
+    Seeding by a str does not involve `hash`, and of all that `random` offers only `random()` is
+    promised to stay the same between versions; hence no `shuffle`.
+    """
+    rng = random.Random(":".join(map(str, key)))
+    return sorted(range(n), key=[rng.random() for _ in range(n)].__getitem__)
+
+
+def random_split(
+    dataset: Indexable[T], lengths: Sequence[int] | Sequence[float], seed: int = 0
+) -> list[list[T]]:
+    """Disjoint random parts of a dataset, as `torch.utils.data.random_split`.
+
+    `lengths` are counts, or fractions when all of them are floats: each part is rounded down, and
+    fractions that add up to 1 leave nothing out. Unlike PyTorch, counts may leave examples out.
+    Raises `UsageError` where a length is negative or together they exceed the dataset.
+    """
+    check_dataset("random_split", dataset)
+    check_int("random_split", "seed", seed)
+    counts = _counts(list(lengths), len(dataset))
+    order = iter(permutation(len(dataset), "random_split", seed))
+    return [[dataset[next(order)] for _ in range(count)] for count in counts]
+
+
+def _counts(lengths: Sequence[float], n: int) -> list[int]:
+    if lengths and all(isinstance(length, float) for length in lengths):
+        if not all(0 <= length <= 1 for length in lengths):
+            raise UsageError(f"random_split: fractions must lie in [0, 1], got {lengths}")
+        whole = isclose(sum(lengths), 1)
+        if sum(lengths) > 1 and not whole:
+            raise UsageError(f"random_split: fractions {lengths} add up to more than 1")
+        counts = [floor(length * n) for length in lengths]
+        if whole:
+            for index in range(n - sum(counts)):
+                counts[index % len(counts)] += 1
+        return counts
+    counts = [check_int("random_split", "a length", length, at_least=0) for length in lengths]
+    if sum(counts) > n:
+        raise UsageError(
+            f"random_split: lengths {counts} add up to {sum(counts)}, "
+            f"but the dataset holds {n} examples"
+        )
+    return counts
+
+
+def check_int(where: str, name: str, value: object, *, at_least: int | None = None) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageError(f"{where}: {name} must be an int, not {value!r}")
+    if at_least is not None and value < at_least:
+        raise UsageError(f"{where}: {name} must be at least {at_least}, not {value}")
+    return value
+
+
+def check_dataset(where: str, dataset: object) -> None:
+    if (
+        isinstance(dataset, str | bytes | Mapping)
+        or not hasattr(dataset, "__len__")
+        or not hasattr(dataset, "__getitem__")
+    ):
+        raise UsageError(
+            f"{where}: the dataset must be a sequence of examples, not {type(dataset).__name__}"
+        )
