@@ -12,7 +12,8 @@ Error
     ├── NotFoundError         404: no such model or address
     ├── BadRequestError       400, 413, 422: the request itself is refused
     │   ├── ContextOverflowError   longer than the model's context
-    │   └── ContentFilterError     refused by the provider's filter
+    │   ├── ContentFilterError     refused by the provider's filter
+    │   └── SchemaRejected         the model takes no JSON schema: ask in words
     ├── IncompleteReplyError  cut off, empty, without choices, or not what the protocol says
     └── TransientError        worth trying again; tried `max_attempts` times already
         ├── RateLimitError    429
@@ -20,6 +21,11 @@ Error
         ├── ConnectionFailed  refused, reset, cut in the middle
         └── TimeoutExpired    no reply within `timeout`
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from textautograd.engines.base import Usage
 
 
 class Error(Exception):
@@ -51,7 +57,12 @@ class ReplyError(Error):
 
 
 class EngineError(Error):
-    """A call that brought no usable reply. `status` is the HTTP status where there was one."""
+    """A call that brought no usable reply.
+
+    `status` is the HTTP status where there was one, `usage` what the call cost nonetheless.
+    """
+
+    usage: "Usage | None" = None
 
     def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
@@ -76,6 +87,10 @@ class ContextOverflowError(BadRequestError):
 
 class ContentFilterError(BadRequestError):
     """The provider's filter refused the request or its reply."""
+
+
+class SchemaRejected(BadRequestError):
+    """The model takes no JSON schema; the engine's `structured` reads "tagged" from here on."""
 
 
 class IncompleteReplyError(EngineError):

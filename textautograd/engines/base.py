@@ -1,4 +1,4 @@
-"""The seam between the framework and whatever runs a model: a `Request` goes in, a `Reply` comes out.
+"""The seam to whatever runs a model: a `Request` goes in, a `Reply` comes out.
 
 Anything with `async def complete(request) -> Reply` is an engine.
 """

@@ -1,0 +1,156 @@
+"""The chat protocol that OpenAI began: a `Request` to JSON, JSON to a `Reply`.
+
+A `Provider` is an engine that speaks it; subclasses bring the transport.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from textautograd.engines._checks import finished
+from textautograd.engines._failures import Complaint, complaint_inside, shown
+from textautograd.engines.base import Reply, Request, Usage
+from textautograd.errors import (
+    ContentFilterError,
+    EngineError,
+    IncompleteReplyError,
+    SchemaRejected,
+    UsageError,
+)
+
+_MODES = ("auto", "schema", "tagged")
+
+
+class Provider:
+    """An engine that sends `Request.schema` as `response_format`, where the model takes that.
+
+    `structured` is the mode it is in, "schema" or "tagged". With "auto" it begins as "schema" and
+    is "tagged" for good from the first refusal on, which is raised as `SchemaRejected`.
+    """
+
+    metered = False
+
+    def __init__(self, model: str, structured: str, timeout: float | None) -> None:
+        if structured not in _MODES:
+            raise UsageError(f"structured must be one of {', '.join(_MODES)}, not {structured!r}")
+        if timeout is not None and not timeout > 0:
+            raise UsageError(f"timeout must be a positive number of seconds, not {timeout!r}")
+        self.model = model
+        self.timeout = timeout
+        self._may_change = structured == "auto"
+        self.structured = "schema" if structured == "auto" else structured
+        self._secrets: list[str] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Provider:
+        return self
+
+    def payload(self, request: Request) -> dict[str, Any]:
+        """The request as the protocol writes it."""
+        fields = {
+            "temperature": request.temperature,
+            "max_tokens": request.max_tokens,
+            "top_p": request.top_p,
+            "stop": list(request.stop) if isinstance(request.stop, tuple) else request.stop,
+            "seed": request.seed,
+            "response_format": self._response_format(request),
+        }
+        content: dict[str, Any] = {
+            "model": self.model,
+            "messages": [dict(message) for message in request.messages],
+        }
+        return content | {name: value for name, value in fields.items() if value is not None}
+
+    def _response_format(self, request: Request) -> dict[str, Any] | None:
+        if request.schema is None:
+            return None
+        if self.structured == "tagged":  # a prompt written before the mode changed
+            raise SchemaRejected(f"{self!r} takes no JSON schema: ask for the tagged format")
+        schema = {"name": "reply", "strict": True, "schema": dict(request.schema)}
+        return {"type": "json_schema", "json_schema": schema}
+
+    def failed(self, complaint: Complaint, request: Request) -> EngineError:
+        """The error for a call that the server did not answer."""
+        if request.schema is not None and self._may_change and complaint.rejects_schema:
+            self.structured = "tagged"
+            return SchemaRejected(f"{complaint.status}: {complaint.words}", status=complaint.status)
+        return complaint.error()
+
+    def read(self, body: Any, request: Request, cost: float | None = None) -> Reply:
+        """The reply in a parsed body.
+
+        Raises:
+            EngineError: there is no whole reply in it.
+        """
+        if not isinstance(body, dict):
+            raise _not_the_protocol("not an object", body)
+        if body.get("error"):
+            raise self.failed(complaint_inside(self.redacted_in(body["error"])), request)
+        choices = body.get("choices")
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+            raise _not_the_protocol("without choices", self.redacted_in(body))
+        message = choices[0].get("message")
+        if not isinstance(message, dict):
+            raise _not_the_protocol("without a message", self.redacted_in(body))
+        reason = choices[0].get("finish_reason") or "stop"
+        text = _text(message.get("content"))
+        if not isinstance(reason, str) or text is None:
+            raise _not_the_protocol("of the wrong type", self.redacted_in(body))
+        usage = read_usage(body.get("usage"), cost)
+        refusal = message.get("refusal")
+        if not text and isinstance(refusal, str) and refusal:
+            error = ContentFilterError(f"the model refused: {shown(self.redacted(refusal))}")
+            error.usage = usage
+            raise error
+        return finished(Reply(text, reason, usage), request)
+
+    def redacted(self, text: str) -> str:
+        """The text without this engine's secrets."""
+        for secret in self._secrets:
+            text = text.replace(secret, "[redacted]")
+        return text
+
+    def redacted_in(self, value: Any) -> Any:
+        """Parsed JSON without this engine's secrets."""
+        if isinstance(value, str):
+            return self.redacted(value)
+        if isinstance(value, list):
+            return [self.redacted_in(v) for v in value]
+        if isinstance(value, dict):
+            return {self.redacted(str(k)): self.redacted_in(v) for k, v in value.items()}
+        return value
+
+
+def _text(content: Any) -> str | None:
+    """The answer; reasoning, tool calls and other parts are not it. `None`: no such content."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        return None
+    texts = [part.get("text") for part in content if part.get("type") == "text"]
+    return "".join(texts) if all(isinstance(text, str) for text in texts) else None
+
+
+def read_usage(usage: Any, cost: float | None = None) -> Usage:
+    """What the server says that the call consumed; what it does not count reads 0."""
+    usage = usage if isinstance(usage, dict) else {}
+    details = usage.get("prompt_tokens_details")
+    stated = usage.get("cost")
+    if cost is None and isinstance(stated, (int, float)) and not isinstance(stated, bool):
+        cost = float(stated)
+    return Usage(
+        input_tokens=_count(usage.get("prompt_tokens")),
+        output_tokens=_count(usage.get("completion_tokens")),
+        cached_tokens=_count(details.get("cached_tokens") if isinstance(details, dict) else 0),
+        cost=cost,
+        calls=1,
+    )
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _not_the_protocol(what: str, body: Any) -> IncompleteReplyError:
+    return IncompleteReplyError(f"the server sent a reply {what}: {shown(repr(body))}")

@@ -1,0 +1,80 @@
+"""What engines that wrap an engine have in common, and what is made once for each event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+from textautograd.engines.base import Engine, Reply, Request
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+T = TypeVar("T")
+
+
+def identity_of(engine: Engine) -> str:
+    """What tells this engine's replies from another's in a cache; holds no secrets."""
+    return getattr(engine, "identity", None) or type(engine).__qualname__
+
+
+class Wrapper:
+    """Passes everything through to `inner`."""
+
+    def __init__(self, inner: Engine) -> None:
+        self.inner = inner
+
+    async def complete(self, request: Request) -> Reply:
+        return await self.inner.complete(request)
+
+    def answer_now(self, request: Request) -> Reply | None:
+        answer: Callable[[Request], Reply | None] | None = getattr(self.inner, "answer_now", None)
+        return answer(request) if answer else None
+
+    @property
+    def identity(self) -> str:
+        return identity_of(self.inner)
+
+    @property
+    def structured(self) -> str:
+        return getattr(self.inner, "structured", "schema")
+
+    @property
+    def metered(self) -> bool:
+        return getattr(self.inner, "metered", False)
+
+    async def close(self) -> None:
+        close = getattr(self.inner, "close", None)
+        if close is not None:
+            await close()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Wrapper:
+        return self  # a handle, as a device is: copies of a module share it
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.inner!r})"
+
+
+class PerLoop(Generic[T]):
+    """A value for each event loop, made on first use there."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._values: WeakKeyDictionary[AbstractEventLoop, T] = WeakKeyDictionary()
+
+    def here(self) -> T:
+        """The running loop's value."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        value = self._values.get(loop)
+        if value is None:
+            value = self._values[loop] = self._make()
+        return value
+
+    def pop(self) -> T | None:
+        """Forgets and returns the running loop's value."""
+        import asyncio
+
+        return self._values.pop(asyncio.get_running_loop(), None)

@@ -1,0 +1,178 @@
+"""Budgets: what calls may consume, counted over everything that runs inside `with Budget(…)`."""
+
+from __future__ import annotations
+
+import threading
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any
+
+from textautograd.engines._checks import a_reply
+from textautograd.engines._wrapper import Wrapper
+from textautograd.engines.base import Engine, Reply, Request, Usage
+from textautograd.errors import BudgetExceeded, EngineError, UsageError
+
+_active: ContextVar[tuple[Budget, ...]] = ContextVar("budgets", default=())
+
+
+class Budget:
+    """A limit on calls, tokens (input and output together) and US dollars, and a meter of them.
+
+    A context manager; budgets nest, and each call is charged to all that are active where it is
+    written. Without limits it only counts. `BudgetExceeded` is raised before the call that would
+    pass it. A call in flight counts as one call and as the tokens that it may use: its input,
+    estimated as a token for four characters, and its `max_tokens`; so the last call can pass
+    `tokens` only if it has no `max_tokens`; a provider that counts no tokens is held to the
+    estimate. Dollars are known afterwards: calls in flight when
+    `usd` is reached still finish. A reply without a known price stops a budget in dollars before
+    the next call (`UsageError`). Replies from a cache, and calls that fail unpaid, cost nothing.
+    """
+
+    def __init__(
+        self, calls: int | None = None, tokens: int | None = None, usd: float | None = None
+    ) -> None:
+        for name, limit in (("calls", calls), ("tokens", tokens), ("usd", usd)):
+            if limit is not None and not (_is_number(limit) and limit >= 0):
+                raise UsageError(f"{name} must be a number that is not negative, not {limit!r}")
+        self.calls = calls
+        self.tokens = tokens
+        self.usd = usd
+        self._spent = Usage()
+        self._calls_in_flight = 0
+        self._tokens_held = 0
+        self._lock = threading.Lock()
+
+    @property
+    def spent(self) -> Usage:
+        """What the calls that came back have consumed."""
+        return self._spent
+
+    def __enter__(self) -> Budget:
+        if any(budget is self for budget in _active.get()):
+            raise UsageError("this budget is active already: a second `with` would charge twice")
+        _active.set((*_active.get(), self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _active.set(tuple(budget for budget in _active.get() if budget is not self))
+
+    def reserve(self, tokens: int) -> None:
+        """Holds one call of at most `tokens` tokens until `settle`, or raises."""
+        with self._lock:
+            spent = self._spent
+            if self.calls is not None and spent.calls + self._calls_in_flight + 1 > self.calls:
+                raise BudgetExceeded(f"the next call would pass the budget: {self!r}")
+            if self.tokens is not None and spent.tokens + self._tokens_held + tokens > self.tokens:
+                raise BudgetExceeded(
+                    f"the next call may use {tokens} tokens and so pass the budget: {self!r}"
+                )
+            if self.usd is not None:
+                if spent.calls and spent.cost is None:
+                    raise UsageError(
+                        f"usd={self.usd} cannot be kept: the price of a call is not known. "
+                        "Limit calls= or tokens= instead"
+                    )
+                if (spent.cost or 0.0) >= self.usd:
+                    raise BudgetExceeded(f"the budget is used up: {self!r}")
+            self._calls_in_flight += 1
+            self._tokens_held += tokens
+
+    def settle(self, tokens: int, usage: Usage | None, estimated: int = 0) -> None:
+        """Gives back what was held and charges what was used; `None` for a call that failed.
+
+        `estimated` tokens stay held: those of a provider that does not count.
+        """
+        with self._lock:
+            self._calls_in_flight -= 1
+            self._tokens_held += estimated - tokens
+            if usage is not None:
+                self._spent += usage
+
+    def __repr__(self) -> str:
+        limits = {"calls": self.calls, "tokens": self.tokens, "usd": self.usd}
+        shown = ", ".join(f"{name}={limit}" for name, limit in limits.items() if limit is not None)
+        spent = self._spent
+        cost = "" if spent.cost is None else f", ${spent.cost:.4f}"
+        return f"Budget({shown}) with {spent.calls} calls, {spent.tokens} tokens{cost} spent"
+
+
+class Metered(Wrapper):
+    """Charges the context's budgets for each call that reaches the model."""
+
+    metered = True
+
+    async def complete(self, request: Request) -> Reply:
+        held = _Hold(request)
+        try:
+            answer: Any = self.inner.complete(request)
+            if not hasattr(answer, "__await__"):
+                raise UsageError(f"`complete` of {self.inner!r} must be an `async def`")
+            reply = a_reply(await answer, self.inner)
+        except BaseException as error:
+            held.release(error)
+            raise
+        held.charge(reply)
+        return reply
+
+    def answer_now(self, request: Request) -> Reply | None:
+        if getattr(self.inner, "answer_now", None) is None:
+            return None
+        held = _Hold(request)
+        try:
+            reply = super().answer_now(request)
+            if reply is not None:
+                a_reply(reply, self.inner)
+        except BaseException as error:
+            held.release(error)
+            raise
+        held.charge(reply)
+        return reply
+
+
+def metered(engine: Engine) -> Engine:
+    """The engine, made to charge the context's budgets if it does not yet."""
+    return engine if getattr(engine, "metered", False) else Metered(engine)
+
+
+class _Hold:
+    """One call's reservation in every active budget."""
+
+    def __init__(self, request: Request) -> None:
+        characters = sum(len(str(message["content"])) for message in request.messages)
+        self.input_tokens = _tokens(characters)
+        self.tokens = self.input_tokens + (request.max_tokens or 0)
+        self.budgets: list[Budget] = []
+        try:
+            for budget in _active.get():
+                budget.reserve(self.tokens)
+                self.budgets.append(budget)
+        except BaseException:
+            self._settle(None)
+            raise
+
+    def charge(self, reply: Reply | None) -> None:
+        if reply is None or reply.cached:
+            self._settle(None)
+        else:
+            self._settle(reply.usage, len(reply.text))
+
+    def release(self, error: BaseException) -> None:
+        """A call that failed costs what its error says, as a reply that was cut off does."""
+        self._settle(error.usage if isinstance(error, EngineError) else None)
+
+    def _settle(self, usage: Usage | None, characters: int = 0) -> None:
+        estimated = 0
+        if usage is not None:
+            usage = replace(usage, calls=max(1, usage.calls))
+            if not usage.tokens:
+                estimated = self.input_tokens + _tokens(characters)
+        for budget in self.budgets:
+            budget.settle(self.tokens, usage, estimated)
+
+
+def _tokens(characters: int) -> int:
+    return -(-characters // 4)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,187 @@
+"""Replies that were paid for are kept: a call cache on SQLite, and one flight for twin requests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from textautograd.engines._checks import finished
+from textautograd.engines._store import Store
+from textautograd.engines._wrapper import PerLoop, Wrapper
+from textautograd.engines.base import Engine, Reply, Request, Usage
+from textautograd.engines.budget import metered
+from textautograd.errors import BudgetExceeded
+
+if TYPE_CHECKING:
+    from asyncio import Task
+
+VERSION = 1  # of the key: entries written under another are not found
+
+_run_cache: ContextVar[Store | None] = ContextVar("run_cache", default=None)
+
+
+class Cached(Wrapper):
+    """Answers from `path` what was answered before, and writes there what is answered now.
+
+    A reply is written before it is returned, and only if it is whole. One that comes from the cache
+    has `cached` set and an empty usage, for nothing was paid now. Of several replies to one request
+    the first that was written counts for all. Processes may share a file.
+    """
+
+    def __init__(self, inner: Engine, path: str | PathLike[str] | Store) -> None:
+        super().__init__(metered(inner))
+        self.store = path if isinstance(path, Store) else Store(path)
+
+    async def complete(self, request: Request) -> Reply:
+        key = key_of(self.identity, request)
+        if (reply := self._found(key)) is not None:
+            return reply
+        return self._kept(key, request, await self.inner.complete(request))
+
+    def answer_now(self, request: Request) -> Reply | None:
+        key = key_of(self.identity, request)
+        if (reply := self._found(key)) is not None:
+            return reply
+        reply = super().answer_now(request)
+        return reply and self._kept(key, request, reply)
+
+    async def close(self) -> None:
+        self.store.close()
+        await super().close()
+
+    def _found(self, key: str) -> Reply | None:
+        reply = _read(self.store.get(key))
+        return reply and replace(reply, usage=Usage(), cached=True)
+
+    def _kept(self, key: str, request: Request, reply: Reply) -> Reply:
+        value = json.dumps(
+            {
+                "text": finished(reply, request).text,
+                "finish_reason": reply.finish_reason,
+                "tokens": [reply.usage.input_tokens, reply.usage.output_tokens],
+            }
+        )
+        if self.store.add(key, value):
+            return reply
+        first = _read(self.store.get(key))
+        if first is None:
+            self.store.replace(key, value)
+            return reply
+        return replace(reply, text=first.text, finish_reason=first.finish_reason)
+
+
+class Coalesced(Wrapper):
+    """Sends identical requests at temperature 0 that are in flight at the same time once.
+
+    The others get that call's reply, `cached` and without usage, or its failure. A caller that is
+    cancelled takes nobody along.
+    """
+
+    def __init__(self, inner: Engine) -> None:
+        super().__init__(metered(inner))
+        self._flights: PerLoop[dict[str, _Flight]] = PerLoop(dict)
+
+    async def complete(self, request: Request) -> Reply:
+        if request.temperature != 0:
+            return await self.inner.complete(request)
+        flights = self._flights.here()
+        key = key_of(self.identity, request)
+        while (flight := flights.get(key)) is not None:
+            try:
+                return replace(await flight.landing(), usage=Usage(), cached=True)
+            except BudgetExceeded:
+                pass  # the other caller's budget, not ours
+        flight = flights[key] = _Flight(self, request, flights, key)
+        return await flight.landing()
+
+
+class _Flight:
+    """One call, and how many wait for it."""
+
+    def __init__(
+        self, engine: Coalesced, request: Request, flights: dict[str, _Flight], key: str
+    ) -> None:
+        import asyncio
+
+        self.waiting = 0
+        self.flights = flights
+        self.key = key
+        self.task: Task[Reply] = asyncio.create_task(engine.inner.complete(request))
+        self.task.add_done_callback(lambda _: self._leave())
+
+    async def landing(self) -> Reply:
+        import asyncio
+
+        self.waiting += 1
+        try:
+            return await asyncio.shield(self.task)
+        finally:
+            self.waiting -= 1
+            if not self.waiting and not self.task.done():
+                self._leave()
+                self.task.cancel()
+
+    def _leave(self) -> None:
+        if self.flights.get(self.key) is self:
+            del self.flights[self.key]
+
+
+@contextmanager
+def caching(path: str | PathLike[str]) -> Iterator[None]:
+    """Calls made in this context, of whatever engine, are answered from and written to `path`."""
+    store = Store(path)
+    token = _run_cache.set(store)
+    try:
+        yield
+    finally:
+        _run_cache.reset(token)
+        store.close()
+
+
+def run_cache() -> Store | None:
+    """The store that `caching` names in this context."""
+    return _run_cache.get()
+
+
+def key_of(identity: str, request: Request) -> str:
+    """What a reply is kept under: everything that it depends on, which `purpose` is not."""
+    content = {
+        "version": VERSION,
+        "engine": identity,
+        "messages": request.messages,
+        "temperature": _number(request.temperature),
+        "max_tokens": request.max_tokens,
+        "top_p": _number(request.top_p),
+        "stop": [request.stop] if isinstance(request.stop, str) else request.stop,
+        "seed": request.seed,
+        "schema": request.schema,
+        "sample": request.sample,
+    }
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(value)  # 0 and 0.0 are one temperature
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if hasattr(value, "keys") else list(value)
+
+
+def _read(value: str | None) -> Reply | None:
+    """A stored value, or `None` for one that is not ours to read."""
+    try:
+        entry = json.loads(value or "null")
+        text, finish_reason = entry["text"], entry["finish_reason"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    if not isinstance(text, str) or not isinstance(finish_reason, str):
+        return None
+    return Reply(text, finish_reason)

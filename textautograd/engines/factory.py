@@ -1,0 +1,226 @@
+"""Engines by name, and which one is used where none is named."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from textautograd.engines._wrapper import Wrapper
+from textautograd.engines.base import Engine, Reply, Request
+from textautograd.engines.cache import Cached, Coalesced
+from textautograd.engines.http import HTTP
+from textautograd.engines.limit import Limited
+from textautograd.engines.litellm import LiteLLM
+from textautograd.engines.retry import Retrying
+from textautograd.errors import UsageError
+
+_default: ContextVar[Engine | None] = ContextVar("default_engine", default=None)
+
+_OPTIONS = (
+    "structured, api_key, api_base, cache, max_concurrency, timeout, max_attempts, "
+    "temperature, max_tokens, top_p, seed, stop"
+)
+
+
+def engine(
+    name: str,
+    *,
+    structured: str = "auto",
+    api_key: str | None = None,
+    api_base: str | None = None,
+    cache: str | os.PathLike[str] | bool | None = None,
+    max_concurrency: int = 64,
+    timeout: float | None = 120.0,
+    max_attempts: int = 5,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    **unknown: object,
+) -> Engine:
+    """The model of that name, with retries, a limit on concurrency and, if wanted, a call cache.
+
+    Args:
+        name: as litellm writes it ("openai/gpt-4o-mini"); "local", "local/<name>" or
+            "local/<path>.gguf" for llama.cpp in this process; with `api_base`, the server's name.
+        structured: how replies with several parts are asked for. "schema": by JSON schema;
+            "tagged": in words; "auto": by schema until the server refuses one.
+        api_base: an OpenAI-compatible server, called directly, up to and without
+            `/chat/completions`.
+        api_key: the provider's key. By default litellm's environment variables; with `api_base`
+            OPENAI_API_KEY, if it is set and the address is https or on this machine.
+        cache: the file of the call cache; True for one in the user's cache directory.
+        max_concurrency: the most calls in flight at once.
+        timeout: seconds for one attempt; None waits for ever.
+        max_attempts: calls in all, where failures are worth another try.
+        temperature, max_tokens, top_p, seed, stop: used where a request leaves them open.
+
+    Raises:
+        UsageError: an unknown option, or a value that cannot work.
+    """
+    if unknown:
+        raise UsageError(_no_such_option(next(iter(unknown))))
+    if not isinstance(name, str) or not name.strip():
+        raise UsageError(f"an engine's name is a text such as 'openai/gpt-4o-mini', not {name!r}")
+    name = name.strip()
+    _whole("max_concurrency", max_concurrency)
+    _whole("max_attempts", max_attempts)
+    if timeout is not None and not (_is_number(timeout) and timeout > 0):
+        raise UsageError(f"timeout must be a positive number of seconds, not {timeout!r}")
+    sampling = _sampling(temperature, max_tokens, top_p, seed, stop)
+
+    raw: Engine
+    place = ""
+    if api_base is not None:
+        raw = HTTP(
+            name.removeprefix("openai/"),
+            api_base,
+            api_key=api_key or _key_for(api_base),
+            timeout=timeout,
+            structured=structured,
+        )
+        place = f", api_base={raw.api_base!r}"
+    elif name == "local" or name.startswith("local/"):
+        from textautograd.engines.local import Local
+
+        raw = Local(name, structured=structured)
+    else:
+        raw = LiteLLM(name, api_key=api_key, timeout=timeout, structured=structured)
+
+    stack: Engine = Coalesced(Retrying(Limited(raw, max_concurrency), max_attempts))
+    if cache:
+        stack = Cached(stack, _users_cache() if cache is True else cache)
+    return Named(stack, f"engine({name!r}{place})", sampling)
+
+
+class Named(Wrapper):
+    """A stack of engines with a readable name and its own values for what requests leave open."""
+
+    def __init__(self, inner: Engine, name: str, sampling: Mapping[str, Any]) -> None:
+        super().__init__(inner)
+        self.name = name
+        self.sampling = dict(sampling)
+
+    async def complete(self, request: Request) -> Reply:
+        return await self.inner.complete(self._filled(request))
+
+    def answer_now(self, request: Request) -> Reply | None:
+        return super().answer_now(self._filled(request))
+
+    @property
+    def identity(self) -> str:
+        inner = super().identity
+        return f"{inner} {self.sampling}" if self.sampling else inner
+
+    def _filled(self, request: Request) -> Request:
+        missing = {k: v for k, v in self.sampling.items() if getattr(request, k) is None}
+        return replace(request, **missing) if missing else request
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def as_engine(value: str | Engine) -> Engine:
+    """The engine itself, or the one of that name, of which a process has one.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if isinstance(value, str):
+        return _by_name(value)
+    if isinstance(value, type) or not callable(getattr(value, "complete", None)):
+        raise UsageError(
+            f"an engine is a name such as 'openai/gpt-4o-mini' or an object with "
+            f"`async def complete(request)`, not {value!r}"
+        )
+    return value
+
+
+@functools.cache
+def _by_name(name: str) -> Engine:
+    return engine(name)
+
+
+def set_default_engine(value: str | Engine | None) -> None:
+    """From here on, in this context, what names no engine uses this one; `None` undoes it."""
+    _default.set(None if value is None else as_engine(value))
+
+
+@contextmanager
+def use_engine(value: str | Engine) -> Iterator[Engine]:
+    """Inside the `with`, what names no engine uses this one."""
+    token = _default.set(as_engine(value))
+    try:
+        yield as_engine(value)
+    finally:
+        _default.reset(token)
+
+
+def default_engine() -> Engine:
+    """The context's engine, else the one that TEXTAUTOGRAD_MODEL names, else "local"."""
+    chosen = _default.get()
+    if chosen is not None:
+        return chosen
+    return as_engine(os.environ.get("TEXTAUTOGRAD_MODEL", "").strip() or "local")
+
+
+def _no_such_option(name: str) -> str:
+    close = difflib.get_close_matches(name, _OPTIONS.split(", "), n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"engine has no option {name!r}{hint}; its options are {_OPTIONS}"
+
+
+def _sampling(
+    temperature: Any, max_tokens: Any, top_p: Any, seed: Any, stop: Any
+) -> dict[str, Any]:
+    if temperature is not None and not (_is_number(temperature) and temperature >= 0):
+        raise UsageError(f"temperature must be a number of at least 0, not {temperature!r}")
+    if top_p is not None and not (_is_number(top_p) and 0 < top_p <= 1):
+        raise UsageError(f"top_p must be a number above 0 and up to 1, not {top_p!r}")
+    if max_tokens is not None:
+        _whole("max_tokens", max_tokens)
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        raise UsageError(f"seed must be a whole number, not {seed!r}")
+    stops = [stop] if isinstance(stop, str) else stop
+    if stops is not None and not (
+        isinstance(stops, (list, tuple)) and all(isinstance(s, str) and s for s in stops)
+    ):
+        raise UsageError(f"stop must be a text or a list of texts, not {stop!r}")
+    values = {
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "top_p": top_p,
+        "seed": seed,
+        "stop": stops,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _whole(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
+def _key_for(api_base: str) -> str | None:
+    """OPENAI_API_KEY, unless that would send it in clear text over a network."""
+    host = api_base.strip().lower()
+    loopback = ("http://127.0.0.1", "http://localhost", "http://[::1]")
+    is_safe = host.startswith("https://") or host.startswith(loopback)
+    return (os.environ.get("OPENAI_API_KEY") or None) if is_safe else None
+
+
+def _users_cache() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "textautograd" / "calls.sqlite"

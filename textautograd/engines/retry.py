@@ -1,0 +1,76 @@
+"""The one place that tries again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from textautograd.engines._wrapper import Wrapper
+from textautograd.engines.base import Engine, Reply, Request
+from textautograd.engines.budget import metered
+from textautograd.errors import TransientError, UsageError
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+LONGEST_RETRY_AFTER = 300.0  # seconds that a server may ask to wait
+
+
+class Retrying(Wrapper):
+    """Tries again after a `TransientError`, up to `max_attempts` calls in all.
+
+    Waits a random time up to 1, 2, 4, … and at most `max_wait` seconds, on top of what the server
+    asked for. A server that asks for more than `LONGEST_RETRY_AFTER` is not waited for. The last
+    error is raised as it came, with a note of the attempts made.
+    """
+
+    def __init__(
+        self,
+        inner: Engine,
+        max_attempts: int = 5,
+        max_wait: float = 60.0,
+        *,
+        sleep: Callable[[float], Awaitable[None]] | None = None,
+    ) -> None:
+        if max_attempts < 1:
+            raise UsageError(f"max_attempts must be at least 1, not {max_attempts}")
+        super().__init__(metered(inner))
+        self.max_attempts = max_attempts
+        self.max_wait = max_wait
+        self._sleep = sleep
+        self._random = random.Random()  # its own: the user's seeded generator stays as it is
+
+    async def complete(self, request: Request) -> Reply:
+        import asyncio
+
+        import tenacity
+
+        attempts = tenacity.AsyncRetrying(
+            sleep=self._sleep or asyncio.sleep,
+            stop=tenacity.stop_after_attempt(self.max_attempts),
+            wait=self._wait,
+            retry=tenacity.retry_if_exception(_is_worth_it),
+            reraise=True,
+        )
+        try:
+            return await attempts(self.inner.complete, request)
+        except TransientError as error:
+            if error.retry_after is not None and error.retry_after > LONGEST_RETRY_AFTER:
+                error.add_note(
+                    f"the server asks to wait {error.retry_after:.0f} s, more than the "
+                    f"{LONGEST_RETRY_AFTER:.0f} s that are waited for: run it again later"
+                )
+            if (made := attempts.statistics["attempt_number"]) > 1:
+                error.add_note(f"after {made} attempts")
+            raise
+
+    def _wait(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = getattr(error, "retry_after", None) or 0.0
+        longest = min(self.max_wait, 2.0 ** (state.attempt_number - 1))
+        return asked + self._random.uniform(0.0, longest)
+
+
+def _is_worth_it(error: BaseException) -> bool:
+    return isinstance(error, TransientError) and (error.retry_after or 0.0) <= LONGEST_RETRY_AFTER
