@@ -1,3 +1,58 @@
-"""PyTorch for agents."""
+"""PyTorch for agents: `loss.backward()` gives every instruction a gradient in words.
+
+import textautograd as ta
+from textautograd import nn, optim, rules, data, engines
+"""
+
+from textautograd import data, engines, errors, nn, optim, rules
+from textautograd.engines import (
+    Budget,
+    engine,
+    set_default_engine,
+    use_engine,
+)
+from textautograd.errors import BudgetExceeded, Error
+from textautograd.evaluation import Evaluation, evaluate
+from textautograd.function import Function
+from textautograd.functional import call_tool, cat, fill, mean, select
+from textautograd.grad_mode import is_grad_enabled, no_grad
+from textautograd.gradient import Feedback, Gradient
+from textautograd.mapping import map
+from textautograd.nn import functional_call
+from textautograd.training import History, fit
+from textautograd.variable import BackwardWarning, TextVariable
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BackwardWarning",
+    "Budget",
+    "BudgetExceeded",
+    "Error",
+    "Evaluation",
+    "Feedback",
+    "Function",
+    "Gradient",
+    "History",
+    "TextVariable",
+    "call_tool",
+    "cat",
+    "data",
+    "engine",
+    "engines",
+    "errors",
+    "evaluate",
+    "fill",
+    "fit",
+    "functional_call",
+    "is_grad_enabled",
+    "map",
+    "mean",
+    "nn",
+    "no_grad",
+    "optim",
+    "rules",
+    "select",
+    "set_default_engine",
+    "use_engine",
+]

@@ -15,6 +15,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -178,41 +179,29 @@ def drive(
     walk: Walk,
     pull: Callable[[Node, Gradient], Any],
     arrive: Callable[[Vertex, Gradient], Gradient],
-    give_up: Callable[[Node, Exception], Sequence[Gradient | None]],
 ) -> None:
     """The asynchronous driver: a node's rule starts as soon as its successors are done.
 
     `pull` returns the gradients, or a `Pending` for them. It is called in the caller's thread, as
-    are hooks; only what waits for a model is on the loop. `give_up(node, error)` is what a failed
-    rule comes to: gradients to go on with, or the error raised.
+    are hooks; only what waits for a model is on the loop.
     """
     finished: SimpleQueue[tuple[Vertex, Pending]] = SimpleQueue()
     flying: set[Pending] = set()
-
-    def settle(variable: Vertex, value: Any) -> None:
-        node = variable.grad_fn
-        try:
-            pulled = wait(value)
-        except Exception as error:
-            assert node is not None
-            pulled = give_up(node, error)
-        walk.done(variable, pulled)
-
     try:
         while walk.is_active():
             for variable, gradient in walk.ready():
                 gradient = arrive(variable, gradient)
                 node = variable.grad_fn
-                value = pull(node, gradient) if node else ()
-                if is_ready(value):
-                    settle(variable, value)
+                pulled = pull(node, gradient) if node else ()
+                if isinstance(pulled, Pending) and not pulled.done():
+                    flying.add(pulled)
+                    pulled.add_done_callback(lambda p, v=variable: finished.put((v, p)))  # type: ignore[misc]
                 else:
-                    value.add_done_callback(lambda p, v=variable: finished.put((v, p)))
-                    flying.add(value)
+                    walk.done(variable, wait(pulled))
             if walk.is_waiting():
                 variable, pending = finished.get()
                 flying.remove(pending)
-                settle(variable, pending)
+                walk.done(variable, wait(pending))
     finally:
         for pending in flying:
             pending.has_reader = True
@@ -248,9 +237,9 @@ class _Loop:
             coroutine, context, pending = self.inbox.popleft()
             task = self.loop.create_task(coroutine, context=context)
             self.running.add(task)
-            task.add_done_callback(lambda done, p=pending: self._finish(done, p))
+            task.add_done_callback(partial(self._finish, pending))
 
-    def _finish(self, task: asyncio.Task[Any], pending: Pending) -> None:
+    def _finish(self, pending: Pending, task: asyncio.Task[Any]) -> None:
         self.running.discard(task)
         if task.cancelled():
             return

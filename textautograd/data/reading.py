@@ -30,13 +30,13 @@ def decode(raw: bytes, where: str) -> str:
 
 
 def rows(raw: bytes, where: str) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line) of each line that is not blank; ends are LF or CRLF.
+    """(line number from 1, line) of each line that is not blank, with the CR of a CRLF.
 
     `str.splitlines` would also split at the separators that texts hold, such as U+2028.
     """
     for number, line in enumerate(decode(raw, where).split("\n"), start=1):
         if line.strip():
-            yield number, line.removesuffix("\r")
+            yield number, line
 
 
 def parse_json(text: str, where: str, expected: str, *, line: int = 1) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,6 +150,8 @@ def run_cache() -> Store | None:
 
 def key_of(identity: str, request: Request) -> str:
     """What a reply is kept under: everything that it depends on, which `purpose` is not."""
+    import hashlib
+
     content = {
         "version": VERSION,
         "engine": identity,

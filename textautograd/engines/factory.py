@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.engines.cache import Cached, Coalesced
-from textautograd.engines.http import HTTP
+from textautograd.engines.http import HTTP, Address
 from textautograd.engines.limit import Limited
 from textautograd.engines.litellm import LiteLLM
 from textautograd.engines.retry import Retrying
@@ -173,6 +172,8 @@ def default_engine() -> Engine:
 
 
 def _no_such_option(name: str) -> str:
+    import difflib
+
     close = difflib.get_close_matches(name, _OPTIONS.split(", "), n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     return f"engine has no option {name!r}{hint}; its options are {_OPTIONS}"
@@ -215,10 +216,8 @@ def _is_number(value: Any) -> bool:
 
 def _key_for(api_base: str) -> str | None:
     """OPENAI_API_KEY, unless that would send it in clear text over a network."""
-    host = api_base.strip().lower()
-    loopback = ("http://127.0.0.1", "http://localhost", "http://[::1]")
-    is_safe = host.startswith("https://") or host.startswith(loopback)
-    return (os.environ.get("OPENAI_API_KEY") or None) if is_safe else None
+    key = os.environ.get("OPENAI_API_KEY")
+    return key if key and Address(api_base).is_confidential else None
 
 
 def _users_cache() -> Path:

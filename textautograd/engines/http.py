@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextvars import Context
+from io import BytesIO
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from aiohttp import ClientSession
 
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _LARGEST_BODY = 20 * 2**20  # bytes
 
 
@@ -105,7 +107,7 @@ class HTTP(Provider):
         host = self._address.host
         try:
             async with session.post(
-                self._address.endpoint, data=data, allow_redirects=False
+                self._address.endpoint, data=BytesIO(data), allow_redirects=False
             ) as response:
                 async for chunk in response.content.iter_any():
                     body += chunk
@@ -185,6 +187,7 @@ class Address:
         self.host = f"{name}:{port or (443 if parts.scheme == 'https' else 80)}"
         self.shown = f"{parts.scheme}://{name}{f':{port}' if port else ''}{path}"
         self.endpoint = urlunsplit(parts._replace(path=f"{path}/chat/completions", fragment=""))
+        self.is_confidential = parts.scheme == "https" or parts.hostname in _THIS_MACHINE
         self.has_login = parts.username is not None
         values = [pair.partition("=")[2] for pair in parts.query.split("&")]
         hidden = [parts.username, parts.password, *values]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from typing import Any
@@ -105,6 +104,8 @@ class LiteLLM(Provider):
 
 def _litellm() -> Any:
     """litellm, imported once and kept quiet."""
+    import logging
+
     with _importing:
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         import litellm

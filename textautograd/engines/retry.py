@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -35,6 +34,8 @@ class Retrying(Wrapper):
     ) -> None:
         if max_attempts < 1:
             raise UsageError(f"max_attempts must be at least 1, not {max_attempts}")
+        import random
+
         super().__init__(metered(inner))
         self.max_attempts = max_attempts
         self.max_wait = max_wait

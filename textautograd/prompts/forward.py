@@ -1,4 +1,4 @@
-"""The prompt of an agent's own call: the instruction first and verbatim, the inputs last as data."""
+"""The prompt of an agent's own call: instruction first and verbatim, inputs last as data."""
 
 from collections.abc import Mapping
 

@@ -1,0 +1,132 @@
+"""`evaluate`: a module's loss on a dataset, sample by sample, concurrently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from textautograd.data.example import Example
+from textautograd.engines.base import Usage
+from textautograd.engines.budget import Budget
+from textautograd.errors import BudgetExceeded, UsageError
+from textautograd.grad_mode import no_grad
+from textautograd.mapping import map as map_
+from textautograd.nn.module import Module, functional_call
+from textautograd.variable import TextVariable
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sample's outcome: `output` and `loss`, or the `error` that there is none for."""
+
+    example: Example
+    output: str | None = None
+    loss: float | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A module's outcome on a dataset.
+
+    `loss` and `accuracy` (the share with loss 0) are over the samples that did not fail; `failed`
+    counts those that did, and their rows hold the error. `usage` is what was paid for it now.
+    """
+
+    rows: list[Row]
+    usage: Usage
+
+    @property
+    def loss(self) -> float:
+        losses = [row.loss for row in self.rows if row.loss is not None]
+        return sum(losses) / len(losses)
+
+    @property
+    def accuracy(self) -> float:
+        losses = [row.loss for row in self.rows if row.loss is not None]
+        return sum(loss == 0 for loss in losses) / len(losses)
+
+    @property
+    def failed(self) -> int:
+        return sum(row.error is not None for row in self.rows)
+
+    def __repr__(self) -> str:
+        failed = f", {self.failed} failed" if self.failed else ""
+        return (
+            f"Evaluation(loss={self.loss:.3f}, accuracy={self.accuracy:.1%}, "
+            f"{len(self.rows)} samples{failed}, {self.usage.calls} calls, "
+            f"{self.usage.tokens} tokens)"
+        )
+
+
+def evaluate(
+    module: Module,
+    dataset: Sequence[Example],
+    loss_fn: Callable[[Any, str], TextVariable],
+    *,
+    executor: Executor | None = None,
+) -> Evaluation:
+    """Calls `module(question=example.question, **example.extra)` on every example.
+
+    Nothing is recorded (`no_grad`). Parameters read as the context says, so this can be a gate's
+    closure.
+
+    Args:
+        executor: where samples run, instead of threads here; module, state and examples are sent
+            to it, and what it spends is not counted here.
+
+    Raises:
+        UsageError: an empty dataset. The first sample's error, if every sample failed.
+        BudgetExceeded: at once.
+    """
+    examples = list(dataset)
+    if not examples:
+        raise UsageError("nothing to evaluate: the dataset is empty")
+    with Budget() as meter, no_grad():
+        if executor is None:
+            rows = map_(lambda example: outcome(module, example, loss_fn), examples)
+        else:
+            state = module.state_dict()
+            futures = [executor.submit(_remote, module, state, e, loss_fn) for e in examples]
+            rows = [future.result() for future in futures]
+    return Evaluation(succeeded(rows), meter.spent)
+
+
+def outcome(module: Module, example: Example, loss_fn: Callable[[Any, str], TextVariable]) -> Row:
+    """One sample's row."""
+    try:
+        output = module(question=example.question, **example.extra)
+        loss = loss_fn(output, example.answer)
+        return Row(example, str(output), loss.item())
+    except BudgetExceeded:
+        raise
+    except Exception as error:  # whatever it is, it is this sample's outcome
+        return Row(example, error=error)
+
+
+def succeeded(rows: Iterable[Row]) -> list[Row]:
+    """The rows, unless every sample failed: then the first cause is raised."""
+    rows = list(rows)
+    if all(row.error is not None for row in rows) and rows[0].error is not None:
+        rows[0].error.add_note(f"  so did every other of the {len(rows)} samples")
+        raise rows[0].error
+    return rows
+
+
+def _remote(
+    module: Module, state: dict[str, str], example: Example, loss_fn: Callable[..., TextVariable]
+) -> Row:
+    with no_grad():
+        return functional_call(  # type: ignore[no-any-return]
+            _Outcome(module), {f"module.{n}": t for n, t in state.items()}, example, loss_fn
+        )
+
+
+class _Outcome(Module):
+    def __init__(self, module: Module) -> None:
+        self.module = module
+
+    def forward(self, example: Example, loss_fn: Callable[..., TextVariable]) -> Row:
+        return outcome(self.module, example, loss_fn)

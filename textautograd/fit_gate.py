@@ -1,0 +1,116 @@
+"""The gate of `fit`: it knows the samples, so it need not finish a candidate that has lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from textautograd.data.example import Example
+from textautograd.evaluation import Row, outcome, succeeded
+from textautograd.grad_mode import no_grad
+from textautograd.mapping import map as map_
+from textautograd.nn.module import Module
+from textautograd.optim.gate import State, Verdict
+from textautograd.variable import TextVariable, overridden
+
+
+class FitGate:
+    """Compares states sample by sample.
+
+    Losses are compared over the samples that failed in neither state. A candidate wins if it has a
+    lower loss and no more failures than the old state, or an equal loss and fewer failures. One
+    that cannot win any more, as losses are not negative, is stopped: the decision is the same as
+    after evaluating it in full. `saved` counts the samples that this left out.
+    """
+
+    def __init__(
+        self,
+        module: Module,
+        examples: Sequence[Example],
+        loss_fn: Callable[[Any, str], TextVariable],
+        workers: int,
+    ) -> None:
+        self.module = module
+        self.examples = list(examples)
+        self.loss_fn = loss_fn
+        self.workers = workers
+        self.saved = 0
+        self._old: list[Row] | None = None
+
+    def __call__(self, old: State, candidates: Sequence[State]) -> Verdict:
+        rows_of_old = self.current(old)
+        raced = map_(lambda state: self._race(state, rows_of_old), candidates)
+        losses: list[float | str] = []
+        winners: dict[int, tuple[float, int]] = {}
+        for i, rows in enumerate(raced):
+            done = [row for row in rows if row is not None]
+            left = len(rows) - len(done)
+            self.saved += left
+            if left:
+                losses.append(f"could not win after {len(done)} of {len(rows)} samples")
+                continue
+            before, after, failed_before, failed_after = compared(rows_of_old, done)
+            scored = [row.loss for row in done if row.loss is not None]
+            losses.append(sum(scored) / len(scored) if scored else "every sample failed")
+            if wins(before, after, failed_before, failed_after):
+                winners[i] = (after - before, failed_after)
+        best = min(winners, key=winners.__getitem__, default=None)
+        scored = [row.loss for row in rows_of_old if row.loss is not None]
+        if best is not None:
+            self._old = [row for row in raced[best] if row is not None]
+        return Verdict(sum(scored) / len(scored), losses, best)
+
+    def current(self, old: State | None = None) -> list[Row]:
+        """The rows of the state in place; evaluated on first use.
+
+        Raises:
+            The first sample's error, if every sample failed.
+        """
+        if self._old is None:
+            with no_grad(), overridden(old or {}):
+                self._old = succeeded(map_(self._outcome, self.examples, max_workers=self.workers))
+        return self._old
+
+    def _race(self, state: State, old: Sequence[Row]) -> list[Row | None]:
+        rows: list[Row | None] = [None] * len(old)
+
+        def one(index: int) -> None:
+            if not has_lost(old, rows):
+                rows[index] = self._outcome(self.examples[index])
+
+        with no_grad(), overridden(state):
+            map_(one, range(len(old)), max_workers=self.workers)
+        return rows
+
+    def _outcome(self, example: Example) -> Row:
+        return outcome(self.module, example, self.loss_fn)
+
+
+def wins(before: float, after: float, failed_before: int, failed_after: int) -> bool:
+    """Whether a candidate is better in loss or failures, and in neither worse."""
+    no_worse = after <= before and failed_after <= failed_before
+    return no_worse and (after < before or failed_after < failed_before)
+
+
+def compared(old: Sequence[Row], new: Sequence[Row | None]) -> tuple[float, float, int, int]:
+    """Summed losses over the samples that succeeded in both, before and after, and failures."""
+    both = [
+        (o.loss, n.loss)
+        for o, n in zip(old, new, strict=True)
+        if o.loss is not None and n is not None and n.loss is not None
+    ]
+    return (
+        sum(o for o, _ in both),
+        sum(n for _, n in both),
+        sum(o.error is not None for o in old),
+        sum(n is not None and n.error is not None for n in new),
+    )
+
+
+def has_lost(old: Sequence[Row], new: Sequence[Row | None]) -> bool:
+    """Whether a candidate cannot win whatever its unfinished samples (`None`) bring."""
+    _, after, failed_before, failed_after = compared(old, new)
+    most = sum(row.loss for row in old if row.loss is not None)
+    if failed_after > failed_before or after > most:
+        return True
+    return after == most and failed_before == 0

@@ -1,0 +1,259 @@
+"""Differentiable operations on texts: exact ones, which know their gradient, and opaque ones.
+
+For an exact operation the feedback on the whole is, unchanged, the feedback on each part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from textautograd import rules
+from textautograd.engines import default_engine
+from textautograd.engines.ask import ask
+from textautograd.engines.base import Engine, Request
+from textautograd.errors import UsageError
+from textautograd.gradient import Gradient
+from textautograd.prompts.forward import forward as forward_prompt
+from textautograd.tape import Node
+from textautograd.variable import Operation, Scored, TextVariable, apply, as_variable
+
+
+class Join(Operation):
+    """`sep.join(texts)`."""
+
+    __slots__ = ("sep",)
+    name = "cat"
+
+    def __init__(self, count: int, sep: str) -> None:
+        super().__init__([f"part{i}" for i in range(count)])
+        self.sep = sep
+
+    def forward(self, *texts: str) -> str:
+        return self.sep.join(texts)
+
+    def backward(self, node: Node, gradient: Gradient) -> list[Gradient | None]:
+        return [gradient] * len(node.predecessors)
+
+
+def cat(parts: Sequence[TextVariable | str], sep: str = "") -> TextVariable:
+    """Joins texts (`torch.cat`); each part gets the feedback on the whole.
+
+    Raises:
+        UsageError: if there are no parts, or one is no text.
+    """
+    if isinstance(parts, (str, TextVariable)):
+        raise UsageError("cat takes a list of texts: cat([x, y])")
+    variables = [as_variable(part, f"part {i} of cat") for i, part in enumerate(parts)]
+    if not variables:
+        raise UsageError("cat needs at least one part")
+    return apply(Join(len(variables), sep), *variables)
+
+
+class Fill(Operation):
+    """A template with declared names replaced, literally."""
+
+    __slots__ = ()
+    name = "fill"
+
+    def forward(self, *texts: str) -> str:
+        template, *values = texts
+        table = dict(zip(self.names[1:], values, strict=True))
+        pattern = "|".join(re.escape("{" + name + "}") for name in table)
+        return re.sub(pattern, lambda m: table[m[0][1:-1]], template) if table else template
+
+    def backward(self, node: Node, gradient: Gradient) -> list[Gradient | None]:
+        return [gradient] * len(node.predecessors)
+
+
+def fill(template: TextVariable | str, /, **values: TextVariable | str) -> TextVariable:
+    """Replaces `{name}` for each declared name, once, and nothing else.
+
+    Other braces stay as they are, and what is filled in is never searched for names.
+
+    Raises:
+        UsageError: if a name does not occur in a template that is already known.
+    """
+    variable = as_variable(template, "the template of fill")
+    for name in values:
+        if isinstance(template, str) and "{" + name + "}" not in template:
+            raise UsageError(f"the template has no {{{name}}} to fill: {template[:80]!r}")
+    slots = [as_variable(value, f"{name}= of fill") for name, value in values.items()]
+    return apply(Fill(["template", *values]), variable, *slots)
+
+
+class Select(Operation):
+    """One of several texts."""
+
+    __slots__ = ("index",)
+    name = "select"
+
+    def __init__(self, count: int, index: int) -> None:
+        super().__init__([f"option{i}" for i in range(count)])
+        self.index = index
+
+    def forward(self, *texts: str) -> str:
+        return texts[self.index]
+
+    def backward(self, node: Node, gradient: Gradient) -> list[Gradient | None]:
+        return [gradient if i == self.index else None for i in range(len(node.predecessors))]
+
+
+def select(options: Sequence[TextVariable | str], index: int) -> TextVariable:
+    """The option at `index`; the others get no gradient (`torch.select`)."""
+    variables = [as_variable(option, "an option of select") for option in options]
+    if not -len(variables) <= index < len(variables):
+        raise UsageError(f"index {index} is out of range for {len(variables)} options")
+    return apply(Select(len(variables), index % len(variables)), *variables)
+
+
+class Mean(Operation):
+    """The mean of losses."""
+
+    __slots__ = ()
+    name = "mean"
+
+    def forward(self, *texts: str) -> str:
+        for text in texts:
+            if not isinstance(text, Scored):
+                raise UsageError(f"mean takes losses, and this is none: {text[:80]!r}")
+        losses = [text.loss for text in texts if isinstance(text, Scored)]
+        value = sum(losses) / len(losses)
+        return Scored(f"mean of {len(losses)} losses: {value:g}", value)
+
+    def backward(self, node: Node, gradient: Gradient) -> list[Gradient | None]:
+        return [gradient] * len(node.predecessors)
+
+
+def mean(losses: Sequence[TextVariable]) -> TextVariable:
+    """The mean of losses; its backward reaches each of them.
+
+    Raises:
+        UsageError: if there are none, or one is no loss (at once, or where its value is read).
+    """
+    losses = list(losses)
+    if not losses:
+        raise UsageError("mean of no losses: the batch is empty")
+    for loss in losses:
+        if not isinstance(loss, TextVariable):
+            raise UsageError(f"mean takes losses, not {type(loss).__name__}")
+    return apply(Mean([f"loss{i}" for i in range(len(losses))]), *losses)
+
+
+class Opaque(Operation):
+    """What has no gradient of its own: backward takes a rule."""
+
+    __slots__ = ("engine",)
+    is_opaque = True
+    output_format: str | None = None
+    task = ""
+
+    def __init__(self, names: Sequence[str], engine: Engine | None) -> None:
+        super().__init__(names)
+        self.engine = engine
+
+    async def pull(
+        self, node: Node, gradient: Gradient, rule: rules.Rule | None, engine: Engine | None
+    ) -> list[Gradient | None]:
+        engine = engine or self.engine or default_engine()
+        return await rules.follow(rule or rules.semantic, node, gradient, engine)
+
+    def without_rule(self, node: Node, gradient: Gradient) -> list[Gradient | None]:
+        return rules.none(node, gradient)
+
+
+class Complete(Opaque):
+    """A model's call."""
+
+    __slots__ = ("max_tokens", "output_format", "temperature")
+    name = "complete"
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        engine: Engine,
+        output_format: str | None,
+        max_tokens: int | None,
+        temperature: float | None,
+    ) -> None:
+        super().__init__(names, engine)
+        self.output_format = output_format
+        self.max_tokens = max_tokens
+        self.temperature = temperature
+
+    async def run(self, texts: Sequence[str]) -> str:
+        instruction, *inputs = texts
+        request = Request(
+            forward_prompt(
+                instruction, dict(zip(self.names[1:], inputs, strict=True)), self.output_format
+            ),
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+        )
+        assert self.engine is not None
+        return (await ask(self.engine, request)).text.strip()
+
+
+def complete(
+    instruction: TextVariable | str,
+    inputs: Mapping[str, TextVariable | str],
+    *,
+    engine: Engine | None = None,
+    output_format: str | None = None,
+    max_tokens: int | None = None,
+    temperature: float | None = 0.0,
+) -> TextVariable:
+    """One call of a model: the instruction first and verbatim, the inputs last, as quoted data.
+
+    Args:
+        inputs: name → text; the names appear in prompts, "instruction" is reserved.
+        engine: the context's default engine if `None`.
+        output_format: appended to the instruction, never rewritten by an optimizer.
+        max_tokens: of the reply; a reply that is cut off there is an error.
+
+    Returns:
+        The reply without the white space around it; still pending, most likely.
+    """
+    if "instruction" in inputs:
+        raise UsageError('an input cannot be named "instruction": the name is reserved')
+    if not inputs:
+        raise UsageError("a model's call needs at least one input")
+    variables = [as_variable(text, f"input {name!r}") for name, text in inputs.items()]
+    operation = Complete(
+        ["instruction", *inputs], engine or default_engine(), output_format, max_tokens, temperature
+    )
+    return apply(operation, as_variable(instruction, "the instruction"), *variables)
+
+
+class CallTool(Opaque):
+    """A user's function of texts."""
+
+    __slots__ = ("function", "task")
+    runs_user_code = True
+
+    def __init__(self, function: Callable[..., str], names: Sequence[str]) -> None:
+        super().__init__(names, None)
+        self.function = function
+        self.task = f"The tool {getattr(function, '__name__', 'function')}. " + (
+            function.__doc__ or ""
+        )
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return getattr(self.function, "__name__", "tool")
+
+    def forward(self, *texts: str) -> str:
+        result = self.function(**dict(zip(self.names, texts, strict=True)))
+        if not isinstance(result, str):
+            raise UsageError(f"the tool {self.name} returned {type(result).__name__}, not a str")
+        return result
+
+
+def call_tool(function: Callable[..., str], **inputs: TextVariable | str) -> TextVariable:
+    """Calls a tool, any function of texts, with named inputs; backward takes a rule.
+
+    The function's name and docstring tell the rule what it does. It runs at once where its inputs
+    are known, else in a thread of its own.
+    """
+    variables = [as_variable(text, f"input {name!r}") for name, text in inputs.items()]
+    return apply(CallTool(function, list(inputs)), *variables)

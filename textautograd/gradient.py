@@ -1,0 +1,114 @@
+"""What flows backward for text: a `Gradient`, which is a sequence of `Feedback`."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import overload
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """How one text should change, on one piece of evidence.
+
+    `text` says it. `output` is the text that it is about, and `inputs` (name → text) is what that
+    was made from: an optimizer rewrites an instruction from such triples.
+    """
+
+    text: str
+    inputs: Mapping[str, str] | None = field(default=None, kw_only=True)
+    output: str | None = field(default=None, kw_only=True)
+
+
+class Gradient(Sequence[Feedback]):
+    """A semantic gradient: an immutable sequence of feedbacks, from every use of a variable.
+
+    `g1 + g2` concatenates and shares both parts, `len` is O(1), and only `str` and iteration
+    materialise: so sixty doublings of `x + x` cost nothing until someone reads their 2**60
+    feedbacks. An empty gradient still says "backward came by"; no gradient is `None`.
+    """
+
+    __slots__ = ("_length", "_parts")
+
+    def __init__(self, feedbacks: Iterable[Feedback | str] = ()) -> None:
+        if isinstance(feedbacks, str):
+            feedbacks = [feedbacks]
+        parts = tuple(Feedback(f) if isinstance(f, str) else f for f in feedbacks)
+        for part in parts:
+            if not isinstance(part, Feedback):
+                raise TypeError(f"a Gradient holds Feedback, not {type(part).__name__}")
+        self._parts: tuple[Feedback | Gradient, ...] = parts
+        self._length = len(parts)
+
+    def __add__(self, other: "Gradient") -> "Gradient":
+        if not isinstance(other, Gradient):
+            return NotImplemented
+        if not self._length or not other._length:
+            return self if self._length else other
+        both = Gradient()
+        both._parts, both._length = (self, other), self._length + other._length
+        return both
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __bool__(self) -> bool:
+        return self._length > 0
+
+    def __iter__(self) -> Iterator[Feedback]:
+        stack: list[Feedback | Gradient] = [self]
+        while stack:
+            part = stack.pop()
+            if isinstance(part, Feedback):
+                yield part
+            else:
+                stack.extend(reversed(part._parts))
+
+    @overload
+    def __getitem__(self, index: int) -> Feedback: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Feedback]: ...
+    def __getitem__(self, index: int | slice) -> Feedback | Sequence[Feedback]:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(self._length)
+            if step < 0:
+                return tuple(self)[index]
+            return tuple(islice(self, start, stop, step))
+        if index < -self._length or index >= self._length:
+            raise IndexError(f"index {index} of a gradient with {self._length} feedbacks")
+        index %= self._length
+        part: Feedback | Gradient = self
+        while isinstance(part, Gradient):  # down the rope, past whole parts
+            for inner in part._parts:
+                size = len(inner) if isinstance(inner, Gradient) else 1
+                if index < size:
+                    part = inner
+                    break
+                index -= size
+        return part
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Gradient):
+            return NotImplemented
+        return self is other or (
+            self._length == other._length and all(map(Feedback.__eq__, self, other))
+        )
+
+    def __hash__(self) -> int:
+        return hash(tuple(map(repr, self)))
+
+    def __str__(self) -> str:
+        texts = [f.text for f in self]
+        return texts[0] if len(texts) == 1 else "\n".join(f"- {text}" for text in texts)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(repr(f.text) for f in islice(self, 3))
+        return f"Gradient([{shown}{', …' if self._length > 3 else ''}], {self._length} in all)"
+
+
+def as_gradient(value: "Gradient | str") -> Gradient:
+    """A gradient from what a rule or a user may give for one."""
+    if isinstance(value, Gradient):
+        return value
+    if isinstance(value, str):
+        return Gradient([Feedback(value)])
+    raise TypeError(f"a gradient is a str or a Gradient, not {type(value).__name__}")

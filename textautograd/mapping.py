@@ -1,0 +1,66 @@
+"""`map`: many samples at once, for agents whose control flow reads values."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable, Iterable
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from textautograd.errors import UsageError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def map(fn: Callable[[T], R], items: Iterable[T], *, max_workers: int | None = None) -> list[R]:
+    """Calls `fn` on each item, each call in a thread with a copy of the caller's context.
+
+    Args:
+        max_workers: threads, 64 by default.
+
+    Returns:
+        The results in the order of the items.
+
+    Raises:
+        The first failure in that order; items that were not started by then are left out.
+    """
+    items = list(items)
+    if max_workers is not None and max_workers < 1:
+        raise UsageError(f"max_workers must be at least 1, not {max_workers}")
+    todo: SimpleQueue[int] = SimpleQueue()
+    for index in range(len(items)):
+        todo.put(index)
+    contexts = [contextvars.copy_context() for _ in items]
+    results: list[Any] = [None] * len(items)
+    failures: dict[int, BaseException] = {}
+    finished: SimpleQueue[None] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            while not failures:
+                try:
+                    index = todo.get_nowait()
+                except Empty:
+                    break
+                try:
+                    results[index] = contexts[index].run(fn, items[index])
+                except BaseException as error:
+                    failures[index] = error
+                    if not isinstance(error, Exception):
+                        raise
+        finally:
+            finished.put(None)
+
+    threads = min(len(items), max_workers or 64)
+    for _ in range(threads):
+        threading.Thread(target=work, daemon=True, name="textautograd-map").start()
+    for _ in range(threads):
+        finished.get()  # unlike join, it can be interrupted
+    if failures:
+        raise failures[min(failures)]
+    return results
+
+
+__all__ = ["map"]

@@ -1,0 +1,101 @@
+"""Containers, as in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from textautograd.errors import UsageError
+from textautograd.nn.module import Container, Module
+
+
+class Sequential(Container):
+    """Calls modules in turn, each with the output of the one before."""
+
+    def __init__(self, *modules: Module) -> None:
+        self.items = [_module(module) for module in modules]
+
+    def forward(self, text: Any) -> Any:
+        """Passes one value through all modules."""
+        for module in self.items:
+            text = module(text)
+        return text
+
+    def _named_parts(self) -> Iterator[tuple[int, Module]]:
+        yield from enumerate(self.items)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Module:
+        return self.items[index]
+
+
+class ModuleList(Container):
+    """A list of modules."""
+
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        self.items = [_module(module) for module in modules]
+
+    def append(self, module: Module) -> ModuleList:
+        """Adds a module at the end."""
+        self.items.append(_module(module))
+        return self
+
+    def _named_parts(self) -> Iterator[tuple[int, Module]]:
+        yield from enumerate(self.items)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Module:
+        return self.items[index]
+
+
+class ModuleDict(Container):
+    """A dict of modules."""
+
+    def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
+        self.items_by_name = {str(k): _module(m) for k, m in (modules or {}).items()}
+
+    def _named_parts(self) -> Iterator[tuple[str, Module]]:
+        yield from self.items_by_name.items()
+
+    def __setitem__(self, name: str, module: Module) -> None:
+        self.items_by_name[name] = _module(module)
+
+    def __getitem__(self, name: str) -> Module:
+        return self.items_by_name[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.items_by_name
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.items_by_name)
+
+    def __len__(self) -> int:
+        return len(self.items_by_name)
+
+    def keys(self) -> Iterable[str]:
+        """The names."""
+        return self.items_by_name.keys()
+
+    def values(self) -> Iterable[Module]:
+        """The modules."""
+        return self.items_by_name.values()
+
+    def items(self) -> Iterable[tuple[str, Module]]:
+        """Names and modules."""
+        return self.items_by_name.items()
+
+
+def _module(module: Module) -> Module:
+    if not isinstance(module, Module):
+        raise UsageError(f"a container holds modules, not {type(module).__name__}")
+    return module

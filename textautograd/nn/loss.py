@@ -1,0 +1,112 @@
+"""Losses: modules whose output has a number. 0 is perfect, and then there is no gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from textautograd.engines import as_engine, default_engine
+from textautograd.engines.base import Engine, Request
+from textautograd.errors import UsageError
+from textautograd.gradient import Feedback, Gradient
+from textautograd.nn.module import Module
+from textautograd.prompts.form import fill_in
+from textautograd.prompts.judge import FORM, judge
+from textautograd.tape import Node
+from textautograd.variable import Operation, Scored, TextVariable, apply, as_variable
+
+
+class Loss(Operation):
+    """An operation with a number; its text is the feedback on its input."""
+
+    __slots__ = ()
+
+    def backward(self, node: Node, gradient: Gradient) -> list[Gradient | None]:
+        value = node.output
+        if value.loss == 0:
+            return [None]
+        return [Gradient([Feedback(str(value), output=str(node.inputs[0]))]) + gradient]
+
+
+class ExactMatch(Loss):
+    """0 if the output is the target."""
+
+    __slots__ = ("extract", "target")
+    name = "exact_match"
+
+    def __init__(self, target: str, extract: Callable[[str], str] | None) -> None:
+        super().__init__(["output"])
+        self.target = target
+        self.extract = extract
+
+    @property
+    def runs_user_code(self) -> bool:  # type: ignore[override]
+        return self.extract is not None
+
+    def forward(self, *texts: str) -> Scored:
+        (output,) = texts
+        answer = output if self.extract is None else self.extract(output)
+        feedback = f'The expected output is: "{self.target}".'
+        return Scored(feedback, 0.0 if answer == self.target else 1.0)
+
+
+class ExactMatchLoss(Module):
+    """0.0 if the whole output equals the target, else 1.0; no model is called.
+
+    The feedback is the paper's: `The expected output is: "…".`
+
+    Args:
+        extract: a function of the output that finds the answer in it; by default the output itself.
+    """
+
+    def __init__(self, extract: Callable[[str], str] | None = None) -> None:
+        self.extract = extract
+
+    def forward(self, output: TextVariable | str, target: str) -> TextVariable:
+        """The loss of one output."""
+        if not isinstance(target, str):
+            raise UsageError(f"the target must be a str, not {type(target).__name__}")
+        return apply(ExactMatch(target, self.extract), as_variable(output, "the output"))
+
+
+class Judge(Loss):
+    """A model's score and feedback."""
+
+    __slots__ = ("criterion", "engine")
+    name = "judge"
+
+    def __init__(self, criterion: str, engine: Engine) -> None:
+        super().__init__(["output"])
+        self.criterion = criterion
+        self.engine = engine
+
+    async def run(self, texts: Sequence[str]) -> Scored:
+        parts = await fill_in(
+            self.engine,
+            FORM,
+            lambda how: judge(self.criterion, texts[0], how),
+            Request((), purpose="judge", temperature=0.0),
+        )
+        return Scored(parts["feedback"] or "", 1 - float(parts["score"] or 0))
+
+
+class JudgeLoss(Module):
+    """A model judges the output: one call for a score in [0, 1] and feedback.
+
+    `.item()` is 1 - score. Backward needs no further call: the feedback is known by then.
+
+    Args:
+        criterion: what a good output is; may be completed per call by `loss_fn(output, target)`.
+        engine: an engine or its name; by default the one that `.to()` sets, else the context's.
+    """
+
+    def __init__(self, criterion: str, *, engine: Engine | str | None = None) -> None:
+        self.criterion = criterion
+        self.engine: Engine | None = None if engine is None else as_engine(engine)
+
+    def forward(self, output: TextVariable | str, target: str | None = None) -> TextVariable:
+        """The loss of one output; a `target` is told to the judge as the expected output."""
+        criterion = self.criterion
+        if target is not None:
+            criterion += f'\nThe expected output is: "{target}".'
+        operation = Judge(criterion, self.engine or default_engine())
+        return apply(operation, as_variable(output, "the output"))

@@ -1,0 +1,248 @@
+"""`Module` and `Parameter`: an agent is an object whose attributes hold its instructions.
+
+Parameters are found by walking attributes, lists, tuples and dicts: there is nothing to register
+and no `super().__init__()` to forget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from textautograd.engines import as_engine
+from textautograd.engines.base import Engine
+from textautograd.errors import StateError
+from textautograd.variable import RemovableHandle, TextVariable, overridden
+
+M = TypeVar("M", bound="Module")
+
+
+class Parameter(TextVariable):
+    """A leaf that modules own and optimizers rewrite (`torch.nn.Parameter`)."""
+
+    __slots__ = ()
+
+    def __init__(self, data: str, requires_grad: bool = True, *, name: str | None = None) -> None:
+        super().__init__(data, requires_grad=requires_grad, name=name)
+
+
+class Module:
+    """Base of agents and their parts (`torch.nn.Module`): define `forward`, call the module.
+
+    Attributes that hold a `Parameter`, a `Module`, or a list, tuple or dict of them, are found; a
+    part that is reachable twice counts once, under its first name.
+    """
+
+    training: bool = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What calling the module does."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        hooks = self.__dict__.get("_forward_hooks") or {}
+        before = self.__dict__.get("_forward_pre_hooks") or {}
+        for hook in list(before.values()):
+            replaced = hook(self, args)
+            if replaced is not None:
+                args = replaced if isinstance(replaced, tuple) else (replaced,)
+        output = self.forward(*args, **kwargs)
+        for hook in list(hooks.values()):
+            replaced = hook(self, args, output)
+            output = output if replaced is None else replaced
+        return output
+
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
+        """Every module with its dotted name; this one first, under the name ''."""
+        for name, part in _walk(self):
+            if isinstance(part, Module):
+                yield name, part
+
+    def modules(self) -> Iterator[Module]:
+        """Every module in here, this one first."""
+        return (module for _, module in self.named_modules())
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Every parameter with its dotted name, in the order of attributes.
+
+        A parameter without a name of its own is called by the first dotted name it is found under.
+        """
+        for name, part in _walk(self):
+            if isinstance(part, Parameter):
+                if part.name is None:
+                    part.name = name
+                yield name, part
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Every parameter, each once."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def state_dict(self) -> dict[str, str]:
+        """Dotted name → text: JSON, and nothing but texts."""
+        return {name: str(parameter) for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, str], strict: bool = True) -> None:
+        """Sets the parameters' texts; all of them or none.
+
+        Raises:
+            StateError: a name that is missing or, if `strict`, unknown, or a value that is no text.
+        """
+        own = dict(self.named_parameters())
+        check_state(own, state, strict=strict)
+        for name, text in state.items():
+            if name in own:
+                own[name].data = text
+
+    def train(self: M, mode: bool = True) -> M:
+        """Sets `training` here and in every module within."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self: M) -> M:
+        """`train(False)`."""
+        return self.train(False)
+
+    def to(self: M, engine: Engine | str) -> M:
+        """Runs every model call in here on an engine, as `.to(device)` would.
+
+        Raises:
+            UsageError: if it is no engine and no engine's name.
+        """
+        resolved = as_engine(engine)
+        for module in self.modules():
+            module._to(resolved)
+        return self
+
+    def _to(self, engine: Engine) -> None:
+        if "engine" in vars(self):
+            vars(self)["engine"] = engine
+
+    def requires_grad_(self: M, requires_grad: bool = True) -> M:
+        """Whether backward should reach the parameters in here."""
+        for parameter in self.parameters():
+            parameter.requires_grad = requires_grad
+        return self
+
+    def zero_grad(self) -> None:
+        """Sets every parameter's `.grad` to `None`."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def register_forward_hook(self, hook: Callable[[Any, Any, Any], Any]) -> RemovableHandle:
+        """Calls `hook(module, args, output)` after `forward`; what it returns, unless `None`,
+        replaces the output."""
+        return RemovableHandle(self.__dict__.setdefault("_forward_hooks", {}), hook)
+
+    def register_forward_pre_hook(self, hook: Callable[[Any, Any], Any]) -> RemovableHandle:
+        """Calls `hook(module, args)` before `forward`; what it returns, unless `None`, replaces the
+        positional arguments."""
+        return RemovableHandle(self.__dict__.setdefault("_forward_pre_hooks", {}), hook)
+
+    def extra_repr(self) -> str:
+        """What `repr` says of this module besides its parts."""
+        return ""
+
+    def __repr__(self) -> str:
+        lines = [f"({key}): {_indented(repr(part))}" for key, part in _parts(self)]
+        head = f"{type(self).__name__}({self.extra_repr()}"
+        return head + ("\n  " + "\n  ".join(lines) + "\n)" if lines else ")")
+
+
+def functional_call(
+    module: Module, state: Mapping[str, str | TextVariable], *args: Any, **kwargs: Any
+) -> Any:
+    """Calls a module with other parameter values, without touching it (`torch.func`).
+
+    Names that `state` leaves out keep their value. A variable given as a value gets the gradient;
+    a str is a constant.
+
+    Raises:
+        StateError: a name the module does not have, or a value that is no text.
+    """
+    with overridden(replacements(dict(module.named_parameters()), state)):
+        return module(*args, **kwargs)
+
+
+def replacements(
+    own: Mapping[str, Parameter], state: Mapping[str, str | TextVariable]
+) -> dict[TextVariable, TextVariable]:
+    """For each parameter that a state names, the variable it should read as."""
+    check_state(own, state, partial=True)
+    return {
+        own[name]: value if isinstance(value, TextVariable) else TextVariable(value, name=name)
+        for name, value in state.items()
+    }
+
+
+def check_state(
+    own: Mapping[str, Parameter],
+    state: Mapping[str, Any],
+    *,
+    strict: bool = True,
+    partial: bool = False,
+) -> None:
+    """Raises `StateError` if a state does not fit these parameters."""
+    if not isinstance(state, Mapping):
+        raise StateError(f"a state is a dict of name → text, not {type(state).__name__}")
+    missing = [name for name in own if name not in state]
+    unknown = [name for name in state if name not in own]
+    if strict and (unknown or (missing and not partial)):
+        raise StateError(
+            f"the state does not fit: missing {missing}, unknown {unknown}; "
+            f"this module has {list(own)}"
+        )
+    for name, text in state.items():
+        if not isinstance(text, str) and not (partial and isinstance(text, TextVariable)):
+            raise StateError(f"the state's {name!r} is {type(text).__name__}, not text")
+
+
+def _walk(root: Module) -> Iterator[tuple[str, Module | Parameter]]:
+    """Modules and parameters with dotted names, depth first, each once."""
+    seen: set[int] = set()
+    stack: list[tuple[str, Any]] = [("", root)]
+    while stack:
+        name, item = stack.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, (Module, Parameter)):
+            yield name, item
+        prefix = f"{name}." if name else ""
+        stack.extend((prefix + key, part) for key, part in reversed(list(_children(item))))
+
+
+def _children(item: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(item, Module):
+        found = item._named_parts() if isinstance(item, Container) else vars(item).items()
+    elif isinstance(item, dict):
+        found = item.items()
+    elif isinstance(item, (list, tuple)):
+        found = enumerate(item)
+    else:
+        return
+    for key, part in found:
+        if isinstance(part, (Module, Parameter, dict, list, tuple)):
+            yield str(key), part
+
+
+class Container(Module):
+    """A module whose parts have names of their own."""
+
+    def _named_parts(self) -> Iterator[tuple[Any, Any]]:
+        raise NotImplementedError
+
+
+def _parts(module: Module) -> Iterator[tuple[str, Any]]:
+    """The nearest modules and parameters below a module."""
+    stack = list(_children(module))[::-1]
+    while stack:
+        key, item = stack.pop()
+        if isinstance(item, (Module, Parameter)):
+            yield key, item
+        else:
+            stack.extend((f"{key}.{k}", part) for k, part in reversed(list(_children(item))))
+
+
+def _indented(text: str) -> str:
+    return text.replace("\n", "\n  ")

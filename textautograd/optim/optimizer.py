@@ -1,0 +1,206 @@
+"""`Optimizer`: proposes new states, gates them, and writes the best one or none."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from textautograd import dispatch
+from textautograd.engines import as_engine, default_engine
+from textautograd.engines.base import Engine
+from textautograd.errors import UsageError
+from textautograd.optim.gate import Gate, State, closure_gate
+from textautograd.variable import TextVariable
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A whole new state: the texts that would change, by parameter name.
+
+    `loss` is what the gate measured, `None` without a gate or where `error` says what went wrong;
+    `problems` (name → why) lists parameters that no usable rewrite was found for.
+    """
+
+    state: dict[str, str]
+    loss: float | None = None
+    error: str | None = None
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a step did.
+
+    `accepted` says whether anything was written; `before` and `after` are the gate's losses of the
+    old state and of the one now in place (`None` without a gate); `changes` maps a parameter's name
+    to its old and new text.
+    """
+
+    accepted: bool
+    before: float | None
+    after: float | None
+    candidates: list[Candidate]
+    changes: dict[str, tuple[str, str]]
+
+    def diff(self) -> str:
+        """The accepted change, word by word per line, as a unified diff."""
+        lines: list[str] = []
+        for name, (old, new) in self.changes.items():
+            lines += difflib.unified_diff(
+                old.splitlines(),
+                new.splitlines(),
+                f"{name} (before)",
+                f"{name} (after)",
+                lineterm="",
+            )
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        if self.accepted:
+            gate = "" if self.before is None else f": loss {self.before:g} → {self.after:g}"
+            return f"accepted{gate}\n{self.diff()}"
+        if not any(c.state for c in self.candidates):
+            reasons = [f"{n}: {why}" for c in self.candidates for n, why in c.problems.items()]
+            return "nothing to accept: " + ("; ".join(reasons) or "no parameter has a gradient")
+        losses = ", ".join(c.error or f"{c.loss:g}" for c in self.candidates if c.state)
+        return f"rejected: loss {self.before:g}, candidates {losses}"
+
+
+class Optimizer:
+    """Base of optimizers (`torch.optim.Optimizer`); a subclass writes `propose`.
+
+    Args:
+        params: the parameters to rewrite.
+        engine: an engine or its name, for the optimizer's own calls; by default the context's.
+        candidates: new states to draw per step.
+        seed: of every random choice.
+
+    Raises:
+        UsageError: no parameters, or arguments that make no sense.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[TextVariable],
+        *,
+        engine: Engine | str | None = None,
+        candidates: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self.params = list(params)
+        if not self.params:
+            raise UsageError("the optimizer got no parameters: does the module have any?")
+        for param in self.params:
+            if not isinstance(param, TextVariable) or not param.is_leaf:
+                raise UsageError(f"can only optimize leaves, not {param!r}")
+        if len(set(self.params)) != len(self.params):
+            raise UsageError("a parameter occurs twice")
+        if candidates < 1:
+            raise UsageError(f"candidates must be at least 1, not {candidates}")
+        self.engine = None if engine is None else as_engine(engine)
+        self.candidates = candidates
+        self.seed = seed
+        self.steps = 0
+        self.names = _unique_names(self.params)
+        self._tried: dict[str, list[str]] = {name: [] for name in self.names}
+
+    def zero_grad(self) -> None:
+        """Sets every parameter's `.grad` to `None`."""
+        for param in self.params:
+            param.grad = None
+
+    def step(self, closure: Callable[[], float] | None = None) -> StepResult:
+        """One update of all parameters that have a gradient; all or nothing.
+
+        Args:
+            closure: the update gate, `() -> loss`: evaluated with the old state and each candidate,
+                concurrently and in full; the best candidate is kept only if strictly lower. Without
+                it the first usable candidate is written.
+
+        Raises:
+            UsageError: the closure returned no number. EngineError, ReplyError: the old state could
+                not be evaluated, or no candidate could be drawn for want of a reply.
+        """
+        return self.step_with(None if closure is None else closure_gate(closure))
+
+    def step_with(self, gate: Gate | None) -> StepResult:
+        """`step`, for a gate that evaluates and compares the states itself."""
+        candidates = dispatch.wait(dispatch.start(self.propose(self.engine or default_engine())))
+        self.steps += 1
+        usable = [candidate for candidate in candidates if candidate.state]
+        before: float | None = None
+        best = usable[0] if usable else None
+        if gate is not None and usable:
+            before, best = self._decide(gate, usable)
+        if best is None:
+            self._remember(usable)
+            return StepResult(False, before, before, candidates, {})
+        changes = self._write(best.state)
+        return StepResult(True, before, best.loss, candidates, changes)
+
+    async def propose(self, engine: Engine) -> list[Candidate]:
+        """New states for the parameters that have a gradient."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """What distinguishes this optimizer's runs from another's: JSON."""
+        return {"kind": type(self).__name__, "candidates": self.candidates, "seed": self.seed}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: JSON."""
+        return {"steps": self.steps, "tried": {n: list(t) for n, t in self._tried.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues where `state_dict` was taken."""
+        self.steps = int(state["steps"])
+        self._tried = {name: list(state["tried"].get(name, [])) for name in self.names}
+
+    def _decide(self, gate: Gate, usable: Sequence[Candidate]) -> tuple[float, Candidate | None]:
+        old: State = {param: param.detach() for param in self.params}
+        by_name = dict(zip(self.names, self.params, strict=True))
+        verdict = gate(
+            old,
+            [
+                {**old, **{by_name[n]: TextVariable(t, name=n) for n, t in c.state.items()}}
+                for c in usable
+            ],
+        )
+        for candidate, loss in zip(usable, verdict.losses, strict=True):
+            if isinstance(loss, str):
+                candidate.error = loss
+            else:
+                candidate.loss = loss
+        return verdict.before, None if verdict.best is None else usable[verdict.best]
+
+    def _write(self, state: dict[str, str]) -> dict[str, tuple[str, str]]:
+        changes = {}
+        with _writing:
+            for name, param in zip(self.names, self.params, strict=True):
+                if name in state:
+                    changes[name] = (param.data, state[name])
+                    param.data = state[name]
+                    self._tried[name].clear()
+        return changes
+
+    def _remember(self, rejected: Sequence[Candidate]) -> None:
+        for candidate in rejected:
+            for name, text in candidate.state.items():
+                if text not in self._tried[name]:
+                    self._tried[name].append(text)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.params)} parameters, step {self.steps})"
+
+
+_writing = threading.Lock()
+
+
+def _unique_names(params: Sequence[TextVariable]) -> list[str]:
+    names: list[str] = []
+    for i, param in enumerate(params):
+        name = param.name or f"parameter{i}"
+        names.append(name if name not in names else f"{name}#{i}")
+    return names

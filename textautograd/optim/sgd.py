@@ -1,0 +1,137 @@
+"""`SGD`: semantic gradient descent."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from textautograd import dispatch
+from textautograd.engines.base import Engine, Request
+from textautograd.errors import EngineError, ReplyError, UsageError
+from textautograd.gradient import Feedback, Gradient
+from textautograd.optim.check import objection
+from textautograd.optim.optimizer import Candidate, Optimizer
+from textautograd.prompts.form import fill_in
+from textautograd.prompts.optimize import FORM, optimize
+from textautograd.variable import TextVariable
+
+
+class SGD(Optimizer):
+    """Semantic gradient descent (section 3 of the paper; `torch.optim.SGD` by its interface).
+
+    One call per candidate rewrites each parameter that has a gradient, all of them concurrently,
+    from up to `examples` of its feedbacks, drawn at random. Only wrong samples leave feedback.
+
+    Args:
+        params: the parameters to rewrite.
+        engine: an engine or its name, for the rewriting; by default the context's.
+        examples: feedbacks shown per rewrite.
+        candidates: new states to draw. One is drawn at temperature 0, unless the same text has been
+            rejected before; several at `temperature`.
+        seed: of every random choice.
+        temperature: of the draws that should differ.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[TextVariable],
+        *,
+        engine: Engine | str | None = None,
+        examples: int = 2,
+        candidates: int = 1,
+        seed: int = 0,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(params, engine=engine, candidates=candidates, seed=seed)
+        if examples < 1:
+            raise UsageError(f"examples must be at least 1, not {examples}")
+        if not temperature > 0:
+            raise UsageError(f"temperature must be above 0, not {temperature}: draws should differ")
+        self.examples = examples
+        self.temperature = temperature
+
+    def settings(self) -> dict[str, Any]:
+        """What distinguishes this optimizer's runs from another's: JSON."""
+        return {
+            **super().settings(),
+            "examples": self.examples,
+            "temperature": self.temperature,
+        }
+
+    async def propose(self, engine: Engine) -> list[Candidate]:
+        """Draws `candidates` whole new states."""
+        live = [(n, p) for n, p in zip(self.names, self.params, strict=True) if p.grad]
+        draws = [
+            (i, name, dispatch.start(self._rewrite(engine, name, param, i)))
+            for i in range(self.candidates)
+            for name, param in live
+        ]
+        await dispatch.arrived([pending for _, _, pending in draws])
+        candidates = [Candidate({}) for _ in range(self.candidates)]
+        for i, name, pending in draws:
+            text = dispatch.wait(pending)
+            if isinstance(text, Exception):
+                candidates[i].problems[name] = str(text)
+            else:
+                candidates[i].state[name] = text
+        failures = [dispatch.wait(p) for _, _, p in draws]
+        if failures and all(isinstance(f, EngineError) for f in failures):
+            raise failures[0]
+        return _distinct(candidates)
+
+    async def _rewrite(
+        self, engine: Engine, name: str, param: TextVariable, candidate: int
+    ) -> str | Exception:
+        gradient = param.grad
+        assert gradient is not None
+        old, tried = param.data, self._tried[name]
+        examples = self._examples(gradient, name)
+        data = _data_of(gradient)
+        differ = self.candidates > 1 or tried
+        request = Request(
+            (),
+            purpose="optimize",
+            temperature=self.temperature if differ else 0.0,
+            sample=self.seed * 10**6 + self.steps * 10**3 + candidate if differ else 0,
+        )
+        try:
+            parts = await fill_in(
+                engine,
+                FORM,
+                lambda how: optimize(old, examples, tried[-4:], how),
+                request,
+                lambda parts: objection(parts["prompt"] or "", old, tried, data),
+            )
+        except (EngineError, ReplyError) as error:
+            return error
+        return parts["prompt"] or old
+
+    def _examples(self, gradient: Gradient, name: str) -> list[Feedback]:
+        rng = random.Random(f"{self.seed} {self.steps} {name}")
+        order = rng.sample(range(len(gradient)), min(len(gradient), 8 * self.examples))
+        chosen: list[Feedback] = []
+        for index in order:
+            if gradient[index] not in chosen:
+                chosen.append(gradient[index])
+            if len(chosen) == self.examples:
+                break
+        return chosen
+
+
+def _data_of(gradient: Gradient) -> list[str]:
+    """The inputs that the evidence holds: what a rewrite must not copy."""
+    found: dict[str, None] = {}
+    for feedback in islice(gradient, 1000):
+        for text in (feedback.inputs or {}).values():
+            found[text] = None
+    return list(found)
+
+
+def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
+    kept: list[Candidate] = []
+    for candidate in candidates:
+        if not candidate.state or all(candidate.state != other.state for other in kept):
+            kept.append(candidate)
+    return kept

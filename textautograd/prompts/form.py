@@ -1,0 +1,173 @@
+"""Replies with named parts: how they are asked for, as JSON or between tags, and parsed strictly.
+
+A reply is taken only if it is whole: every part once, none besides, all of them text. Anything else
+is asked for once more, with the error, and is an error after that; nothing is ever half-parsed.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from textautograd.engines.ask import ask
+from textautograd.engines.base import Engine, Message, Request
+from textautograd.errors import IncompleteReplyError, ReplyError, SchemaRejected
+from textautograd.prompts.quote import tag
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The parts of a reply, by name. `nullable` parts may be "no change", which parses to `None`;
+    `number` names the one part that is a number from 0 to 1."""
+
+    names: Sequence[str]
+    nullable: bool = False
+    number: str | None = None
+
+    def schema(self) -> dict[str, Any]:
+        """A JSON schema: an object with one property per name."""
+        text = {"type": ["string", "null"]} if self.nullable else {"type": "string"}
+        score = {"type": "number", "minimum": 0, "maximum": 1}
+        return {
+            "type": "object",
+            "properties": {n: score if n == self.number else text for n in self.names},
+            "required": list(self.names),
+            "additionalProperties": False,
+        }
+
+    def how(self, structured: str) -> str:
+        """The sentence that asks for this form."""
+        if structured == "schema":
+            keys = ", ".join(json.dumps(name, ensure_ascii=False) for name in self.names)
+            null = ", or null for no change" if self.nullable else ""
+            number = f" ({json.dumps(self.number)} is a number from 0 to 1)" if self.number else ""
+            return (
+                f"Reply with one JSON object. Its keys: {keys}. Each value is text{null}{number}."
+            )
+        shown = "\n".join(f"<{t}>…</{t}>" for t in map(tag, self.names))
+        null = " For no change write NO CHANGE between them." if self.nullable else ""
+        return f"End your reply with exactly these tags and your text between them.{null}\n{shown}"
+
+    def parse(self, reply: str) -> dict[str, str | None]:
+        """The parts of a reply, from JSON or from tags.
+
+        Raises:
+            ReplyError: says what is wrong with it.
+        """
+        body = _THINKING.sub("", reply, count=1).strip()
+        fenced = _FENCE.fullmatch(body)
+        bare = fenced[1].strip() if fenced else body
+        parts = self._from_json(bare) if bare.startswith("{") else self._from_tags(body)
+        return {name: self._part(name, parts[name]) for name in self.names}
+
+    def _from_json(self, text: str) -> dict[str, Any]:
+        try:
+            parts = json.loads(text, object_pairs_hook=_without_duplicates)
+        except (ValueError, RecursionError) as error:
+            raise ReplyError(f"it is not valid JSON: {error}") from None
+        if not isinstance(parts, dict) or set(parts) != set(self.names):
+            raise ReplyError(f"the keys must be exactly {list(self.names)}")
+        return parts
+
+    def _from_tags(self, text: str) -> dict[str, Any]:
+        parts: dict[str, Any] = {}
+        for name in self.names:
+            t = re.escape(tag(name))
+            opened, closed = re.findall(f"<{t}>", text), re.findall(f"</{t}>", text)
+            found = re.findall(f"<{t}>(.*?)</{t}>", text, re.DOTALL)
+            if not (len(opened) == len(closed) == len(found) == 1):
+                raise ReplyError(
+                    f"it must have exactly one <{tag(name)}>…</{tag(name)}>, "
+                    f"not {len(opened)} opened and {len(closed)} closed"
+                )
+            parts[name] = found[0]
+        return parts
+
+    def _part(self, name: str, value: Any) -> str | None:
+        if name == self.number:
+            return _number(name, value)
+        if value is None and self.nullable:
+            return None
+        if not isinstance(value, str):
+            raise ReplyError(f"{name!r} must be text")
+        text = value.strip()
+        if self.nullable and text.strip(".!\"'").lower() in _NO_CHANGE:
+            return None
+        if not text:
+            raise ReplyError(f"{name!r} is empty")
+        return text
+
+
+async def fill_in(
+    engine: Engine,
+    form: Form,
+    messages: Callable[[str], list[Message]],
+    request: Request,
+    check: Callable[[Mapping[str, str | None]], str | None] = lambda parts: None,
+) -> dict[str, str | None]:
+    """Asks for a form and parses it; asks once more where the reply cannot be used.
+
+    `messages(how)` makes the prompt around the sentence that asks for the form; `check` may object
+    to a well-formed reply by returning why. `request` carries purpose and sampling.
+
+    Raises:
+        ReplyError: after the second reply; EngineError from the calls themselves.
+    """
+    structured = getattr(engine, "structured", "schema")
+    objection, rejected, replies = "", "", 0
+    while replies < 2:
+        prompt = messages(form.how(structured)) + _once_more(rejected, objection)
+        schema = form.schema() if structured == "schema" else None
+        try:
+            reply = await ask(engine, replace(request, messages=prompt, schema=schema))
+            replies += 1
+            rejected = reply.text
+            parts = form.parse(reply.text)
+            objection = check(parts) or ""
+            if not objection:
+                return parts
+        except SchemaRejected:
+            if structured == "tagged":
+                raise
+            structured = "tagged"
+        except IncompleteReplyError as error:
+            replies += 1
+            rejected, objection = error.text, str(error)
+        except ReplyError as error:
+            objection = str(error)
+    raise ReplyError(
+        f"the model's {request.purpose} reply cannot be used, also when asked again: {objection}. "
+        f"It began: {rejected[:200]!r}"
+    )
+
+
+def _once_more(reply: str, objection: str) -> list[Message]:
+    if not objection:
+        return []
+    return [
+        {"role": "assistant", "content": reply[:4000].strip() or "(nothing)"},
+        {"role": "user", "content": f"This reply cannot be used: {objection}. Reply again."},
+    ]
+
+
+def _number(name: str, value: Any) -> str:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ReplyError(f"{name!r} must be a number from 0 to 1") from None
+    if isinstance(value, bool) or not 0 <= number <= 1:
+        raise ReplyError(f"{name!r} must be a number from 0 to 1, not {value!r}")
+    return repr(number)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    parts = dict(pairs)
+    if len(parts) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return parts
+
+
+_THINKING = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
+_FENCE = re.compile(r"\A```[a-zA-Z]*\n(.*)\n```\Z", re.DOTALL)
+_NO_CHANGE = {"no change", "none", "null", "no change needed", "n/a"}

@@ -1,0 +1,158 @@
+"""How a gradient passes back through what cannot be differentiated: a model's call, a tool.
+
+A rule is `rule(node, gradient, engine)` and returns one `Gradient`, str or `None` per predecessor;
+it may be a coroutine function. The node tells `operation.names`, `inputs` and `output`, all texts
+by then, and which `predecessors` require a gradient.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from textautograd import dispatch
+from textautograd.engines.base import Engine, Request
+from textautograd.errors import GraphError
+from textautograd.gradient import Feedback, Gradient, as_gradient
+from textautograd.prompts.form import Form, fill_in
+from textautograd.prompts.semantic import semantic as semantic_prompt
+from textautograd.prompts.textgrad import textgrad as textgrad_prompt
+from textautograd.tape import Node
+
+Pulled = list[Gradient | None]
+Rule = Callable[[Node, Gradient, Engine], Any]
+
+
+def none(node: Node, gradient: Gradient, engine: Engine | None = None) -> Pulled:
+    """No call: an instruction gets its (inputs, output, feedback), other inputs get nothing.
+
+    As in the paper, an instruction's gradient is this triple of its own node; the optimizer reads
+    it. Every rule here starts from it.
+    """
+    inputs = dict(zip(node.operation.names, node.inputs, strict=True))
+    instruction = inputs.pop("instruction", None)
+    if instruction is None or not gradient:
+        return [None] * len(node.predecessors)
+    about = Gradient([Feedback(said(gradient), inputs=inputs, output=str(node.output))])
+    return [about if name == "instruction" else None for name in node.operation.names]
+
+
+async def semantic(node: Node, gradient: Gradient, engine: Engine) -> Pulled:
+    """The joint rule (semantic backpropagation, section 3 of the paper): one call per successor.
+
+    The call names every predecessor that needs a gradient and asks how each should change, given
+    the task, *all* inputs, the output and the feedback on it. "No change" is `None`. If only the
+    instruction needs one, no call is made.
+
+    Raises:
+        ReplyError: if the reply cannot be used, also when asked again.
+    """
+    pulled = none(node, gradient)
+    asked = _asked(node, gradient)
+    if not asked:
+        return pulled
+    task, inputs = _task_and_inputs(node)
+    names = [node.operation.names[slot] for slot in asked]
+    parts = await fill_in(
+        engine,
+        Form(names, nullable=True),
+        lambda how: semantic_prompt(task, inputs, str(node.output), said(gradient), names, how),
+        _BACKWARD,
+    )
+    for slot in asked:
+        pulled[slot] = _about(node, slot, parts[node.operation.names[slot]])
+    return pulled
+
+
+async def textgrad(node: Node, gradient: Gradient, engine: Engine) -> Pulled:
+    """One call per predecessor, concurrently, each showing the whole conversation, as TextGrad.
+
+    Sibling texts are visible in it; what it lacks is joint attribution and siblings as variables
+    that could be asked to change instead.
+    """
+    pulled = none(node, gradient)
+    task, inputs = _task_and_inputs(node)
+
+    async def one(slot: int) -> Gradient | None:
+        name = node.operation.names[slot]
+        parts = await fill_in(
+            engine,
+            Form([name]),
+            lambda how: textgrad_prompt(task, inputs, str(node.output), said(gradient), name, how),
+            _BACKWARD,
+        )
+        return _about(node, slot, parts[name])
+
+    asked = _asked(node, gradient)
+    calls = [dispatch.start(one(slot)) for slot in asked]
+    for slot, found in zip(asked, await dispatch.arrived(calls), strict=True):
+        pulled[slot] = found
+    return pulled
+
+
+async def follow(rule: Rule, node: Node, gradient: Gradient, engine: Engine) -> Pulled:
+    """What a rule returns, checked. Users' plain functions never run on the loop.
+
+    Raises:
+        GraphError: if it is not one gradient, str or `None` per predecessor.
+    """
+    if rule in (semantic, textgrad):
+        pulled = await rule(node, gradient, engine)
+    elif inspect.iscoroutinefunction(rule):
+        await dispatch.on_loop()
+        pulled = await rule(node, gradient, engine)
+    else:
+        pulled = await dispatch.in_thread(rule, node, gradient, engine)
+    return checked(pulled, node)
+
+
+def checked(pulled: Any, node: Node) -> Pulled:
+    """One gradient or `None` per predecessor from what user code returned.
+
+    Raises:
+        GraphError: if it is something else.
+    """
+    if isinstance(pulled, (str, Gradient)) or not isinstance(pulled, Sequence):
+        pulled = [pulled]
+    if len(pulled) != len(node.predecessors):
+        raise GraphError(
+            f"the rule for {node} returned {len(pulled)} gradients for its "
+            f"{len(node.predecessors)} predecessors: return one, or None, for each"
+        )
+    for item in pulled:
+        if item is not None and not isinstance(item, (str, Gradient)):
+            raise GraphError(
+                f"the rule for {node} returned a {type(item).__name__}: a gradient is a str, a "
+                "Gradient or None"
+            )
+    return [None if item is None else as_gradient(item) for item in pulled]
+
+
+def said(gradient: Gradient) -> str:
+    """A gradient's texts, each once."""
+    return str(Gradient(dict.fromkeys(f.text for f in gradient)))
+
+
+_BACKWARD = Request((), purpose="backward", temperature=0.0)
+
+
+def _asked(node: Node, gradient: Gradient) -> list[int]:
+    """The slots that a call must be made for."""
+    if not gradient:
+        return []
+    return [
+        slot
+        for slot, (name, p) in enumerate(zip(node.operation.names, node.predecessors, strict=True))
+        if p.requires_grad and name != "instruction"
+    ]
+
+
+def _task_and_inputs(node: Node) -> tuple[str, dict[str, str]]:
+    inputs = dict(zip(node.operation.names, node.inputs, strict=True))
+    task = inputs.pop("instruction", "") or node.operation.task
+    return "\n\n".join(part for part in (task, node.operation.output_format) if part), inputs
+
+
+def _about(node: Node, slot: int, text: str | None) -> Gradient | None:
+    return None if text is None else Gradient([Feedback(text, output=str(node.inputs[slot]))])

@@ -1,0 +1,226 @@
+"""`fit`: the training loop, with a gate, checkpoints, a budget and progress."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from textautograd.data.example import Example
+from textautograd.data.loader import DataLoader
+from textautograd.data.sampling import check_int
+from textautograd.engines import default_engine
+from textautograd.engines.base import Usage
+from textautograd.engines.budget import Budget
+from textautograd.engines.cache import caching
+from textautograd.errors import BudgetExceeded, UsageError
+from textautograd.fit_gate import FitGate
+from textautograd.functional import mean
+from textautograd.gradient import Gradient
+from textautograd.mapping import map as map_
+from textautograd.nn.module import Module
+from textautograd.optim.optimizer import Optimizer, StepResult
+from textautograd.progress import Progress
+from textautograd.run_dir import RunDir
+from textautograd.variable import TextVariable, backward
+
+Loss = Callable[[Any, str], TextVariable]
+
+
+@dataclass(slots=True)
+class History:
+    """What `fit` did.
+
+    `metrics` holds one dict per step; `states` every state that was tried, with its loss; `state`
+    the best one, which the module is left in; `usage` what was paid for in this call of `fit`;
+    `stopped` why the run ended early, if it did.
+    """
+
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
+    state: dict[str, str] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    stopped: str | None = None
+
+    @property
+    def accepted(self) -> int:
+        """How many steps changed the module."""
+        return sum(step["accepted"] for step in self.metrics)
+
+    def __repr__(self) -> str:
+        first = next((m["before"] for m in self.metrics if m["before"] is not None), None)
+        last = next((m["after"] for m in reversed(self.metrics) if m["after"] is not None), None)
+        loss = f", loss {first:g} → {last:g}" if first is not None and last is not None else ""
+        stopped = f", stopped: {self.stopped}" if self.stopped else ""
+        return (
+            f"History({len(self.metrics)} steps, {self.accepted} accepted{loss}, "
+            f"{self.usage.calls} calls, {self.usage.tokens} tokens{stopped})"
+        )
+
+
+def fit(
+    module: Module,
+    train: Sequence[Example],
+    loss_fn: Loss,
+    optimizer: Optimizer,
+    *,
+    val: Sequence[Example] | None = None,
+    steps: int,
+    batch_size: int,
+    run_dir: str | os.PathLike[str] | None = None,
+    budget: Budget | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> History:
+    """Trains a module: forward on a batch, backward, and a gated step, `steps` times.
+
+    Args:
+        val: what the gate compares states on; `train` if it is not given. A candidate that cannot
+            win any more is not evaluated further. Losses must not be negative.
+        batch_size: samples per step, drawn without repetition in an order that `seed` fixes.
+        run_dir: where checkpoints, metrics.jsonl, the states that were tried, the best one and all
+            replies are kept; calling `fit` again with the same arguments resumes there.
+        budget: when it is used up, the best state so far is kept and returned.
+        progress: a bar, where standard error is a terminal or a notebook.
+
+    Raises:
+        UsageError: arguments that cannot work, or a `run_dir` that holds another run. The first
+            sample's error, if all samples of a batch or of the gate fail.
+    """
+    check_int("fit", "steps", steps, at_least=0)
+    loader = DataLoader(train, batch_size, shuffle=True, seed=seed)
+    gate_set = list(train if val is None else val)
+    if not len(train) or not gate_set:
+        raise UsageError("fit needs at least one example to train on and one for the gate")
+    history = History(state=module.state_dict())
+    with ExitStack() as stack:
+        meter = stack.enter_context(Budget())
+        directory = None
+        if run_dir is not None:
+            settings = _settings(module, train, gate_set, optimizer, batch_size, seed)
+            directory = RunDir(run_dir, settings)
+            stack.enter_context(caching(directory.cache))
+            _resume(directory, history, module, optimizer)
+        if budget is not None:
+            stack.enter_context(budget)
+        bar = Progress(steps, len(history.metrics), visible=progress)
+        stack.callback(bar.close)
+        gate = FitGate(module, gate_set, loss_fn, _workers(module))
+        try:
+            for step in range(len(history.metrics), steps):
+                metrics, result = _step(module, _batch(loader, step), loss_fn, optimizer, gate)
+                history.metrics.append({"step": step, **metrics})
+                history.states += [
+                    {"step": step, "state": c.state, "loss": c.loss, "error": c.error}
+                    for c in result.candidates
+                ]
+                history.state = module.state_dict()
+                if directory is not None:
+                    directory.save(_checkpoint(history, optimizer))
+                bar.update(result.after, history.accepted, meter.spent)
+        except BudgetExceeded as error:
+            history.stopped = str(error)
+        history.usage = meter.spent
+    return history
+
+
+def _step(
+    module: Module, batch: Sequence[Example], loss_fn: Loss, optimizer: Optimizer, gate: FitGate
+) -> tuple[dict[str, Any], StepResult]:
+    optimizer.zero_grad()
+    losses: list[TextVariable] = []
+    errors: list[Exception] = []
+    for outcome in map_(lambda example: _loss(module, example, loss_fn), batch):
+        (errors if isinstance(outcome, Exception) else losses).append(outcome)  # type: ignore[arg-type]
+    if not losses:
+        raise errors[0]
+    loss = mean(losses)
+    value = loss.item()
+    failures = backward([(loss, Gradient())]) if loss.requires_grad else []
+    saved = gate.saved
+    result = optimizer.step_with(gate)
+    metrics = {
+        "loss": value,
+        "wrong": sum(x.item() > 0 for x in losses),
+        "samples": len(losses),
+        "failed": [f"{type(e).__name__}: {e}" for e in errors] + [str(f) for f in failures],
+        "before": result.before,
+        "after": result.after,
+        "accepted": result.accepted,
+        "changes": result.changes,
+        "problems": [c.problems for c in result.candidates if c.problems],
+        "gate_samples_saved": gate.saved - saved,
+    }
+    return metrics, result
+
+
+def _loss(module: Module, example: Example, loss_fn: Loss) -> TextVariable | Exception:
+    try:
+        loss = loss_fn(module(question=example.question, **example.extra), example.answer)
+        loss.item()
+    except BudgetExceeded:
+        raise
+    except Exception as error:  # whatever it is, it is this sample's outcome
+        return error
+    return loss
+
+
+def _batch(loader: DataLoader[Example], step: int) -> list[Example]:
+    loader.epoch, index = divmod(step, len(loader))
+    return list(loader)[index]
+
+
+def _workers(module: Module) -> int:
+    """How many samples to have under way: as many as the slowest engine takes at once."""
+    callers = [part for part in module.modules() if "engine" in vars(part)]
+    engines = [vars(part)["engine"] or default_engine() for part in callers]
+    return min((getattr(engine, "max_concurrency", 64) for engine in engines), default=64)
+
+
+def _settings(
+    module: Module,
+    train: Sequence[Example],
+    gate_set: Sequence[Example],
+    optimizer: Optimizer,
+    batch_size: int,
+    seed: int,
+) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "module": repr(module),
+        "state": module.state_dict(),
+        "optimizer": optimizer.settings(),
+        "batch_size": batch_size,
+        "seed": seed,
+        "train": _digest(train),
+        "val": _digest(gate_set),
+    }
+
+
+def _digest(examples: Sequence[Example]) -> str:
+    rows = [[e.question, e.answer, repr(sorted(e.extra.items()))] for e in examples]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _checkpoint(history: History, optimizer: Optimizer) -> dict[str, Any]:
+    return {
+        "state": history.state,
+        "optimizer": optimizer.state_dict(),
+        "metrics": history.metrics,
+        "states": history.states,
+    }
+
+
+def _resume(directory: RunDir, history: History, module: Module, optimizer: Optimizer) -> None:
+    found = directory.checkpoint()
+    if found is None:
+        return
+    module.load_state_dict(found["state"])
+    optimizer.load_state_dict(found["optimizer"])
+    history.state = module.state_dict()
+    history.metrics = found["metrics"]
+    history.states = found["states"]

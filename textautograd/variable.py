@@ -1,0 +1,478 @@
+"""`TextVariable`, a string with a tape behind it; `apply` records, `backward` walks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from textautograd import dispatch
+from textautograd.errors import EngineError, GraphError, ReplyError, UsageError
+from textautograd.grad_mode import is_grad_enabled
+from textautograd.gradient import Gradient, as_gradient
+from textautograd.tape import Node, Site, Walk
+
+Hook = Callable[[Gradient], "Gradient | str | None"]
+
+
+class Scored(str):
+    """The value of a loss: its feedback as text, with the number. 0 is perfect."""
+
+    __slots__ = ("loss",)
+    loss: float
+
+    def __new__(cls, text: str, loss: float) -> Scored:
+        self = super().__new__(cls, text)
+        self.loss = loss
+        return self
+
+
+class TextVariable:
+    """A string on the tape (`torch.Tensor`).
+
+    Args:
+        data: the text.
+        requires_grad: whether backward should reach it.
+        name: what errors, prompts and diffs call it.
+
+    Reading `.data`, `str(x)` or `.item()` waits for a value that is still being computed and
+    raises what its computation raised; `await x` does so inside an event loop.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_hooks",
+        "_modified_at",
+        "_requires_grad",
+        "_retains_grad",
+        "_value",
+        "_version",
+        "grad",
+        "grad_fn",
+        "name",
+    )
+
+    grad: Gradient | None
+    grad_fn: Node | None
+    name: str | None
+
+    def __init__(self, data: str, *, requires_grad: bool = False, name: str | None = None) -> None:
+        if isinstance(data, TextVariable):
+            data = data.data
+        _check_text(data, "data")
+        self._set(data, None, requires_grad, name)
+
+    def _set(self, value: Any, grad_fn: Node | None, requires_grad: bool, name: str | None) -> None:
+        self._value = value
+        self._requires_grad = requires_grad
+        self._retains_grad = False
+        self._hooks: dict[object, Hook] | None = None
+        self._version = 0
+        self._modified_at: Site | None = None
+        self.grad = None
+        self.grad_fn = grad_fn
+        self.name = name
+
+    @property
+    def data(self) -> str:
+        """The text; waits if it is still being computed. Assignable on a leaf."""
+        variable = overriding(self)
+        if not isinstance(variable._value, str):
+            variable._value = dispatch.wait(variable._value)
+        text: str = variable._value
+        return text
+
+    @data.setter
+    def data(self, text: str) -> None:
+        if not self.is_leaf:
+            raise GraphError(
+                f"{self._title()} was computed, only a leaf can be assigned: use detach()"
+            )
+        if overriding(self) is not self:
+            raise UsageError(
+                f"{self._title()} reads as a candidate's text here and cannot be assigned: "
+                "a gate's closure only evaluates"
+            )
+        _check_text(text, "data")
+        self._value = text
+        self._version += 1
+        self._modified_at = dispatch.call_site()
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a gradient is wanted for this variable or for anything behind it."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if not self.is_leaf:
+            raise GraphError(
+                f"{self._title()} was computed: requires_grad can be set on leaves only; "
+                "detach() gives a leaf"
+            )
+        self._requires_grad = bool(value)
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether it was made by the user rather than by a recorded operation."""
+        return self.grad_fn is None
+
+    def item(self) -> float:
+        """The number of a loss; 0 is perfect.
+
+        Raises:
+            GraphError: if this is no loss.
+        """
+        value = self.data
+        if not isinstance(value, Scored):
+            raise GraphError(f"{self._title()} is no loss and has no number; its text is .data")
+        return value.loss
+
+    def detach(self) -> TextVariable:
+        """A leaf with the same value, still pending perhaps, cut off from the tape."""
+        return _made(overriding(self)._value, None, False, self.name)
+
+    def retain_grad(self) -> None:
+        """Keeps `.grad` of a variable that is no leaf."""
+        if not self.requires_grad:
+            raise GraphError(f"{self._title()} does not require grad: it never gets one")
+        self._retains_grad = True
+
+    def register_hook(self, hook: Hook) -> RemovableHandle:
+        """Calls `hook(gradient)` when this variable's gradient is complete; what it returns, unless
+        `None`, replaces the gradient. Hooks run in the order of registration."""
+        if not self.requires_grad:
+            raise GraphError(f"{self._title()} does not require grad: its hook would never run")
+        if self._hooks is None:
+            self._hooks = {}
+        return RemovableHandle(self._hooks, hook)
+
+    def backward(
+        self,
+        gradient: Gradient | str | None = None,
+        *,
+        rule: Any = None,
+        engine: Any = None,
+        retain_graph: bool = False,
+    ) -> list[Failure]:
+        """Semantic backpropagation from here to every leaf that requires grad, into its `.grad`.
+
+        Args:
+            gradient: seeds a variable that is no loss: how it should change.
+            rule: how gradients pass through model calls and tools, `rules.semantic` by default.
+            engine: answers the rule's calls; by default, for each node, the engine of its forward
+                call.
+            retain_graph: keeps what was saved, for another backward pass.
+
+        Returns:
+            The nodes whose rule failed, with the error of each: nothing passed through them. If
+            there are any, there is a `BackwardWarning` too; if there are no others, the first
+            error is raised and no `.grad` has changed.
+
+        Raises:
+            GraphError: a freed graph, a leaf modified since it was used, no seed, nothing that
+                requires grad.
+        """
+        if not self.requires_grad:
+            raise GraphError(
+                f"{self._title()} does not require grad: no parameter lies behind it, or it was "
+                "computed under no_grad()"
+            )
+        if gradient is None:
+            if not isinstance(self.data, Scored):
+                raise GraphError(
+                    f"{self._title()} is no loss, so backward needs a seed that says how it should "
+                    'change: backward("make it shorter")'
+                )
+            gradient = Gradient()
+        failures = backward(
+            [(self, as_gradient(gradient))], rule=rule, engine=engine, retain_graph=retain_graph
+        )
+        if failures:
+            import warnings
+
+            warnings.warn(
+                f"nothing passed backward through {len(failures)} of the calls; the first:"
+                f" {failures[0]}",
+                BackwardWarning,
+                stacklevel=2,
+            )
+        return failures
+
+    def __await__(self) -> Generator[Any, None, str]:
+        text: str = yield from dispatch.awaited(overriding(self)._value).__await__()
+        return text
+
+    def __str__(self) -> str:
+        return str.__str__(self.data)
+
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            raise UsageError(
+                "a TextVariable is compared by identity, which is never equal to a str: "
+                "compare its .data"
+            )
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self) >> 4
+
+    def __repr__(self) -> str:
+        value = overriding(self)._value
+        if not dispatch.is_ready(value):
+            shown = "<pending>"
+        elif isinstance(value, dispatch.Pending) and value.exception() is not None:
+            shown = f"<failed: {type(value.exception()).__name__}>"
+        else:
+            text = dispatch.wait(value)
+            shown = repr(str(text[:200])) + (f"… {len(text)} characters" if len(text) > 200 else "")
+            if isinstance(text, Scored):
+                shown = f"{text.loss:g}, {shown}"
+        parts = [shown]
+        parts += [f"name={self.name!r}"] if self.name else []
+        parts += [f"grad_fn={self.grad_fn}"] if self.grad_fn else []
+        parts += ["requires_grad=True"] if self.is_leaf and self.requires_grad else []
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self.is_leaf:
+            raise UsageError(f"{self._title()} was computed: only leaves can be copied or pickled")
+        return _rebuild, (type(self), self.data, self.requires_grad, self.name)
+
+    def _title(self) -> str:
+        return f"variable {self.name!r}" if self.name else f"this {type(self).__name__}"
+
+
+class BackwardWarning(UserWarning):
+    """Nothing passed backward through some calls, because their rule failed."""
+
+
+class RemovableHandle:
+    """What registering a hook returns; `remove()` takes the hook away again."""
+
+    def __init__(self, hooks: dict[object, Any], hook: Any) -> None:
+        self._hooks = hooks
+        hooks[self] = hook
+
+    def remove(self) -> None:
+        self._hooks.pop(self, None)
+
+
+class Operation:
+    """What a node did: runs forward, and says how a gradient passes back.
+
+    `names` are the slots of its predecessors. An exact operation has a `backward` of its own; an
+    opaque one (a model's call, a tool) takes the rule that `backward(rule=…)` names.
+    """
+
+    __slots__ = ("names",)
+    name = "operation"
+    is_opaque = False
+    runs_user_code = False
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+
+    def forward(self, *texts: str) -> str:
+        """The value, where it takes no waiting."""
+        raise NotImplementedError
+
+    async def run(self, texts: Sequence[str]) -> str:
+        """The value, where it may take waiting."""
+        if self.runs_user_code:
+            result: str = await dispatch.in_thread(self.forward, *texts)
+            return result
+        return self.forward(*texts)
+
+    def backward(self, node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
+        """One gradient or `None` per predecessor."""
+        raise NotImplementedError
+
+    async def pull(
+        self, node: Node, gradient: Gradient, rule: Any, engine: Any
+    ) -> Sequence[Gradient | None]:
+        """As `backward`, for an opaque operation."""
+        raise NotImplementedError
+
+    def without_rule(self, node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
+        """What an opaque operation passes back where its rule failed."""
+        return [None] * len(node.predecessors)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def apply(operation: Operation, *inputs: TextVariable) -> TextVariable:
+    """Runs an operation on variables and records it if anything behind them requires grad.
+
+    Texts, versions, grad mode, overrides and engines are read now, in the caller's context; a value
+    that has to wait for a model is computed on the background loop.
+    """
+    inputs = tuple(map(overriding, inputs))
+    values = tuple(x._value for x in inputs)
+    site = dispatch.call_site()
+    value = dispatch.start(_compute(operation, values, site))
+    if dispatch.is_blocking():
+        value = dispatch.wait(value)
+    requires_grad = is_grad_enabled() and any(x._requires_grad for x in inputs)
+    node = None
+    if requires_grad:
+        versions = tuple(x._version for x in inputs)
+        node = Node(operation, inputs, inputs=values, output=value, versions=versions, site=site)
+    return _made(value, node, requires_grad, None)
+
+
+async def _compute(operation: Operation, values: Sequence[Any], site: Site | None) -> str:
+    texts = await dispatch.arrived(values)
+    try:
+        return await operation.run(texts)
+    except Exception as error:
+        note = f"  in {operation.name}, called at {place(site)}"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A node whose rule failed in a backward pass."""
+
+    operation: str
+    site: Site | None
+    error: Exception
+
+    def __str__(self) -> str:
+        return f"{type(self.error).__name__}: {self.error} ({self.operation}, {place(self.site)})"
+
+
+def backward(
+    roots: Sequence[tuple[TextVariable, Gradient]],
+    *,
+    rule: Any = None,
+    engine: Any = None,
+    retain_graph: bool = False,
+) -> list[Failure]:
+    """`TextVariable.backward` for several roots, each with its seed."""
+    for root, _ in roots:
+        root.data  # noqa: B018  every value is there when rules run
+    walk = Walk(roots)
+    for variable in walk:
+        _check_versions(variable)
+        if variable.grad_fn is not None:
+            _settle(variable.grad_fn)
+    reached: list[tuple[TextVariable, Gradient]] = []
+    failures: dict[Node, Failure] = {}
+    passed: set[Node] = set()
+
+    def arrive(variable: Any, gradient: Gradient) -> Gradient:
+        for hook in list((variable._hooks or {}).values()):
+            replaced = hook(gradient)
+            if replaced is not None:
+                gradient = as_gradient(replaced)
+        if variable.is_leaf or variable._retains_grad:
+            reached.append((variable, gradient))
+        return gradient
+
+    async def ask(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
+        try:
+            pulled = await node.operation.pull(node, gradient, rule, engine)
+        except (EngineError, ReplyError) as error:
+            failures[node] = Failure(node.operation.name, node.site, error)
+            return node.operation.without_rule(node, gradient)  # type: ignore[no-any-return]
+        passed.add(node)
+        return pulled  # type: ignore[no-any-return]
+
+    def pull(node: Node, gradient: Gradient) -> Any:
+        if node.operation.is_opaque:
+            return dispatch.start(ask(node, gradient))
+        return node.operation.backward(node, gradient)
+
+    dispatch.drive(walk, pull, arrive)
+    ordered = [failures[v.grad_fn] for v in walk if v.grad_fn in failures]
+    if ordered and not passed:
+        raise ordered[0].error
+    with _accumulating:
+        for variable, gradient in reached:
+            variable.grad = gradient if variable.grad is None else variable.grad + gradient
+    if not retain_graph:
+        for variable in list(walk):
+            if variable.grad_fn is not None:
+                variable.grad_fn.free()
+                variable._hooks = None  # type: ignore[attr-defined]
+    return ordered
+
+
+_accumulating = threading.Lock()
+_overrides: ContextVar[Mapping[TextVariable, TextVariable]] = ContextVar("textautograd_overrides")
+_NO_OVERRIDES: Mapping[TextVariable, TextVariable] = {}
+
+
+def overriding(variable: TextVariable) -> TextVariable:
+    """What a parameter reads as in this context (`functional_call`, a gate): itself, elsewhere."""
+    return _overrides.get(_NO_OVERRIDES).get(variable, variable)
+
+
+@contextmanager
+def overridden(replacements: Mapping[TextVariable, TextVariable]) -> Iterator[None]:
+    """Within this context each of these parameters reads as another variable."""
+    token = _overrides.set({**_overrides.get(_NO_OVERRIDES), **replacements})
+    try:
+        yield
+    finally:
+        _overrides.reset(token)
+
+
+def as_variable(value: str | TextVariable, what: str) -> TextVariable:
+    """A variable for an argument that may be a plain str."""
+    if isinstance(value, TextVariable):
+        return value
+    _check_text(value, what)
+    return _made(value, None, False, None)
+
+
+def place(site: Site | None) -> str:
+    """A line of user code, for errors."""
+    return f"{site[0]}:{site[1]}, in {site[2]}" if site else "an unknown place"
+
+
+def _check_text(value: object, what: str) -> None:
+    if not isinstance(value, str):
+        raise UsageError(f"{what} must be a str or a TextVariable, not {type(value).__name__}")
+
+
+def _made(value: Any, grad_fn: Node | None, requires_grad: bool, name: str | None) -> TextVariable:
+    variable = TextVariable.__new__(TextVariable)
+    variable._set(value, grad_fn, requires_grad, name)
+    return variable
+
+
+def _rebuild(kind: Any, data: str, requires_grad: bool, name: str | None) -> TextVariable:
+    variable: TextVariable = kind.__new__(kind)
+    variable._set(data, None, requires_grad, name)
+    return variable
+
+
+def _settle(node: Node) -> None:
+    node.inputs = tuple(map(dispatch.wait, node.inputs))
+    node.output = dispatch.wait(node.output)
+
+
+def _check_versions(variable: Any) -> None:
+    node = variable.grad_fn
+    for used, version in zip(node.predecessors, node.versions, strict=True) if node else ():
+        if used._version != version:
+            _raise_modified(used, node)
+
+
+def _raise_modified(used: TextVariable, node: Node) -> NoReturn:
+    raise GraphError(
+        f"{used._title()} was modified after it was used, so the graph no longer tells how its "
+        f"text came about: used in {node.operation.name} at {place(node.site)}; modified at "
+        f"{place(used._modified_at)}. Call backward() before the change, or forward again after it"
+    )
