@@ -1,0 +1,289 @@
+"""The call cache: what is kept, under which key, and what happens to a file that is not well."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from textautograd import errors
+from textautograd.engines import (
+    Budget,
+    Cached,
+    Reply,
+    Request,
+    Scripted,
+    Usage,
+    caching,
+    call,
+    call_now,
+)
+from textautograd.engines.cache import key_of
+
+
+def ask(text: str = "hi", **fields: Any) -> Request:
+    return Request([{"role": "user", "content": text}], **fields)
+
+
+def counting() -> Scripted:
+    model = Scripted(lambda request: Reply(f"reply {len(model.calls)}", usage=Usage(3, 4, calls=1)))
+    return model
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "new" / "calls.sqlite"
+
+
+def ways(model: Scripted, path: Path, request: Request) -> list[Reply]:
+    """The reply through both entries, each of a cache that is opened anew."""
+    replies = []
+    for now in (True, False):
+        engine = Cached(model, path)
+        reply = call_now(engine, request) if now else asyncio.run(call(engine, request))
+        assert reply is not None
+        replies.append(reply)
+        asyncio.run(engine.close())
+    return replies
+
+
+def test_a_reply_is_paid_once(path: Path) -> None:
+    model = counting()
+    with Budget() as budget:
+        first, second = ways(model, path, ask())
+    assert (first.text, first.cached, first.usage) == ("reply 1", False, Usage(3, 4, calls=1))
+    assert (second.text, second.cached, second.usage) == ("reply 1", True, Usage())
+    assert budget.spent == first.usage + second.usage == Usage(3, 4, calls=1)
+
+
+def test_a_hit_needs_no_budget(path: Path) -> None:
+    model = counting()
+    ways(model, path, ask())
+    with Budget(calls=0):
+        assert {reply.text for reply in ways(model, path, ask())} == {"reply 1"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ask("ho"),
+        ask(temperature=0.0),
+        ask(max_tokens=5),
+        ask(top_p=0.5),
+        ask(stop=["x"]),
+        ask(seed=1),
+        ask(schema={"type": "object"}),
+        ask(sample=1),
+        Request([{"role": "system", "content": "hi"}]),
+        Request([*ask().messages, *ask().messages]),
+    ],
+)
+def test_what_a_reply_depends_on_is_in_the_key(other: Request) -> None:
+    assert key_of("e", other) != key_of("e", ask())
+
+
+def test_what_it_does_not_depend_on_is_not() -> None:
+    assert key_of("e", ask(purpose="judge")) == key_of("e", ask())
+    assert key_of("e", ask(temperature=0)) == key_of("e", ask(temperature=0.0))
+    assert key_of("e", ask(stop=("a",))) == key_of("e", ask(stop=["a"]))
+    assert key_of("e", ask(schema={"a": 1, "b": 2})) == key_of("e", ask(schema={"b": 2, "a": 1}))
+    assert key_of("e", ask()) != key_of("f", ask())
+
+
+def test_the_key_is_the_same_in_every_process() -> None:
+    code = (
+        "from textautograd.engines import Request; from textautograd.engines.cache import key_of;"
+        "print(key_of('e', Request([{'role': 'user', 'content': 'hi'}], schema={'b': 1, 'a': 2})))"
+    )
+    keys = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }
+    assert keys == {key_of("e", ask(schema={"a": 2, "b": 1}))}
+
+
+@pytest.mark.parametrize("reply", [Reply("half", "length"), Reply("  "), Reply("x", "abort")])
+def test_only_whole_replies_are_kept(path: Path, reply: Reply) -> None:
+    model = Scripted(lambda request: reply)
+    engine = Cached(model, path)
+    for _ in range(2):
+        with pytest.raises(errors.IncompleteReplyError):
+            call_now(engine, ask())
+        with pytest.raises(errors.IncompleteReplyError):
+            asyncio.run(call(engine, ask()))
+    assert len(model.calls) == 4
+    asyncio.run(engine.close())
+
+
+@pytest.mark.parametrize("text", ["\ud800 lone", "x" * 2**20, "\0", "{}", '"', "🙂"])
+def test_any_text_is_kept_as_it_is(path: Path, text: str) -> None:
+    model = Scripted(lambda request: request.messages[0]["content"])
+    assert [reply.text for reply in ways(model, path, ask(text))] == [text, text]
+    assert len(model.calls) == 1
+
+
+@pytest.mark.parametrize("value", ["", "{", "null", "7", "[]", '{"text": 1}', b"\xff\xfe", None])
+def test_a_value_that_does_not_parse_is_a_miss_and_is_mended(path: Path, value: Any) -> None:
+    ways(counting(), path, ask())
+    with sqlite3.connect(path) as file:
+        file.execute("CREATE TABLE other AS SELECT key, value FROM replies")
+        file.execute("DROP TABLE replies")
+        file.execute("CREATE TABLE replies (key TEXT PRIMARY KEY, value)")
+        file.execute("INSERT INTO replies SELECT key, ? FROM other", (value,))
+    file.close()
+    model = counting()
+    first, second = ways(model, path, ask())
+    assert not first.cached and second.cached
+
+
+def test_text_that_is_no_utf8_is_a_miss(path: Path) -> None:
+    ways(counting(), path, ask())
+    with sqlite3.connect(path) as file:
+        file.execute("UPDATE replies SET value = CAST(X'FFFE' AS TEXT)")
+    file.close()
+    assert not ways(counting(), path, ask())[0].cached
+
+
+def test_the_first_of_two_replies_counts_for_both(path: Path) -> None:
+    arrived: list[asyncio.Future[None]] = []
+
+    async def fn(request: Request) -> str:
+        n = len(model.calls)
+        arrived.append(asyncio.get_running_loop().create_future())
+        if n == 2:
+            arrived[0].set_result(None)
+        await arrived[0]
+        return f"reply {n}"
+
+    model = Scripted(fn)
+    engine = Cached(model, path)
+
+    async def main() -> list[Reply]:
+        return await asyncio.gather(*(call(engine, ask(temperature=1.0)) for _ in range(2)))
+
+    first, second = asyncio.run(main())
+    assert len(model.calls) == 2
+    assert first.text == second.text
+    assert call_now(engine, ask(temperature=1.0)).text == first.text  # type: ignore[union-attr]
+    asyncio.run(engine.close())
+
+
+@pytest.mark.parametrize("content", [b"this is no database, whatever it is called" * 50])
+def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "calls.sqlite"
+    path.write_bytes(content)
+    model = counting()
+    with pytest.raises(errors.UsageError, match="delete the file") as caught:
+        call_now(Cached(model, path), ask())
+    assert str(path) in str(caught.value)
+    assert model.calls == []
+    assert path.read_bytes() == content
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "calls.sqlite"):
+        model = counting()
+        with pytest.raises(errors.UsageError, match="cannot be used") as caught:
+            call_now(Cached(model, path), ask())
+        assert str(path) in str(caught.value)
+        assert model.calls == []
+
+
+def _fill(path: Path, start: int) -> None:
+    model = Scripted(lambda request: f"for {request.messages[0]['content']}")
+    engine = Cached(model, path)
+    for n in range(start, start + 60):
+        call_now(engine, ask(str(n)))
+    asyncio.run(engine.close())
+
+
+def test_processes_share_a_file(path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=_fill, args=(path, start)) for start in (0, 30, 60)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    model = counting()
+    engine = Cached(model, path)
+    texts = [call_now(engine, ask(str(n))).text for n in range(120)]  # type: ignore[union-attr]
+    assert texts == [f"for {n}" for n in range(120)]
+    assert model.calls == []
+    asyncio.run(engine.close())
+
+
+def test_threads_share_a_cache(path: Path) -> None:
+    model = Scripted(lambda request: f"for {request.messages[0]['content']}")
+    engine = Cached(model, path)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for n in range(50):
+                reply = call_now(engine, ask(str(n)))
+                assert reply is not None and reply.text == f"for {n}"
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    asyncio.run(engine.close())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_opens_the_file_anew(path: Path) -> None:
+    engine = Cached(Scripted(lambda request: "x"), path)
+    call_now(engine, ask("parent"))
+    with engine.store._lock:  # as if a thread were writing when the process forks
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                call_now(engine, ask("child"))
+                status = 0
+            finally:
+                os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert call_now(engine, ask("child")).cached  # type: ignore[union-attr]
+    asyncio.run(engine.close())
+
+
+def test_caching_serves_any_engine_and_ends(path: Path) -> None:
+    model = counting()
+    with caching(path):
+        assert call_now(model, ask()).text == "reply 1"  # type: ignore[union-attr]
+        assert asyncio.run(call(model, ask())).text == "reply 1"
+    assert call_now(model, ask()).text == "reply 2"  # type: ignore[union-attr]
+    with caching(path), Budget(calls=0):
+        assert call_now(model, ask()).text == "reply 1"  # type: ignore[union-attr]
+
+
+def test_a_reply_is_in_the_file_before_it_is_returned(path: Path) -> None:
+    with caching(path):
+        call_now(counting(), ask())
+        file = sqlite3.connect(path)
+        [(value,)] = file.execute("SELECT value FROM replies").fetchall()
+        file.close()
+    assert json.loads(value)["text"] == "reply 1"

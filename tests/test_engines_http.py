@@ -1,0 +1,380 @@
+"""The HTTP engine against a server that misbehaves: which error, how many requests, no secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import traceback
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from fault_server import Faults, Step, answer, faults, refusal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from textautograd import errors
+from textautograd.engines import HTTP, Budget, Reply, Request, Retrying, Usage, call, engine
+from textautograd.engines._failures import retry_after
+
+KEY = "sk-planted-0123456789"
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
+
+
+def ask(text: str = "hi", **fields: Any) -> Request:
+    return Request([{"role": "user", "content": text}], **fields)
+
+
+def run(model: Any, request: Request | None = None) -> Reply:
+    async def once() -> Reply:
+        try:
+            return await call(model, request or ask())
+        finally:
+            await model.close()
+
+    return asyncio.run(once())
+
+
+async def no_wait(seconds: float) -> None:
+    pass
+
+
+def everything_said(error: BaseException) -> str:
+    """The error and whatever is chained to it, as any log could show them."""
+    said, seen = "", set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        e = queue.pop()
+        if e is None or id(e) in seen:
+            continue
+        seen.add(id(e))
+        said += f"{e!r} {e} {vars(e)!r} {''.join(traceback.format_exception(e))}"
+        queue += [e.__cause__, e.__context__]
+    return said
+
+
+def test_sends_the_request_and_reads_reply_and_usage() -> None:
+    with faults(answer("hello")) as server:
+        request = ask(temperature=0.5, max_tokens=9, top_p=0.9, stop=("x",), seed=3, sample=4)
+        reply = run(HTTP("tiny", server.url, api_key=KEY), request)
+    assert reply == Reply("hello", "stop", Usage(7, 3, 2, None, 1))
+    assert server.bodies == [
+        {
+            "model": "tiny",
+            "messages": [{"role": "user", "content": "hi"}],
+            "temperature": 0.5,
+            "max_tokens": 9,
+            "top_p": 0.9,
+            "stop": ["x"],
+            "seed": 3,
+        }
+    ]
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+
+
+OVERFLOW = "This model's maximum context length is 8192 tokens"
+FAULTS: list[tuple[Step, type[errors.Error], str]] = [
+    (refusal(400, "bad"), errors.BadRequestError, "bad"),
+    (refusal(422, "bad"), errors.BadRequestError, "bad"),
+    (refusal(400, "no", "context_length_exceeded"), errors.ContextOverflowError, "no"),
+    (refusal(400, OVERFLOW), errors.ContextOverflowError, "8192"),
+    (refusal(400, "exceeds the available context size"), errors.ContextOverflowError, ""),
+    (refusal(400, "no", "content_filter"), errors.ContentFilterError, "no"),
+    (refusal(401), errors.AuthenticationError, "key"),
+    (refusal(403), errors.AuthenticationError, "key"),
+    (refusal(404), errors.NotFoundError, "model"),
+    (refusal(408), errors.ServerError, "408"),
+    (refusal(409), errors.ServerError, "409"),
+    (refusal(425), errors.ServerError, "425"),
+    (refusal(429), errors.RateLimitError, "429"),
+    (refusal(429, "pay", "insufficient_quota"), errors.EngineError, "credit"),
+    (refusal(500), errors.ServerError, "500"),
+    (refusal(503), errors.ServerError, "503"),
+    (refusal(529), errors.ServerError, "529"),
+    ({"status": 500, "raw": b"<html>oops</html>"}, errors.ServerError, "oops"),
+    ({"status": 400, "json": {"detail": [{"msg": "x"}]}}, errors.BadRequestError, "x"),
+    ({"status": 400, "json": ["odd"]}, errors.BadRequestError, "odd"),
+    ({"json": {"error": {"message": "m", "code": 429}}}, errors.RateLimitError, "m"),
+    (
+        {"json": {"error": {"message": "m", "code": "invalid_api_key"}}},
+        errors.AuthenticationError,
+        "",
+    ),
+    ({"json": {"error": "broken"}}, errors.ServerError, "broken"),
+    ({"json": {"error": {"code": ["odd"]}}}, errors.ServerError, "odd"),
+    ({"raw": b"<html>proxy</html>"}, errors.IncompleteReplyError, "proxy"),
+    ({"raw": b'{"choices": ['}, errors.IncompleteReplyError, "JSON"),
+    ({"raw": b"[" * 100_000}, errors.IncompleteReplyError, "JSON"),
+    ({"raw": b"\xff\xfe\xfd"}, errors.IncompleteReplyError, "JSON"),
+    ({"raw": b"null"}, errors.IncompleteReplyError, "object"),
+    ({"json": {}}, errors.IncompleteReplyError, "choices"),
+    ({"json": {"choices": []}}, errors.IncompleteReplyError, "choices"),
+    ({"json": {"choices": {"0": 1}}}, errors.IncompleteReplyError, "choices"),
+    ({"json": {"choices": [7]}}, errors.IncompleteReplyError, "choices"),
+    ({"json": {"choices": [{"message": "x"}]}}, errors.IncompleteReplyError, "message"),
+    (answer(7), errors.IncompleteReplyError, "type"),
+    (answer([{"type": "text"}]), errors.IncompleteReplyError, "type"),
+    (answer(["x"]), errors.IncompleteReplyError, "type"),
+    (answer("x", ["stop"]), errors.IncompleteReplyError, "type"),
+    (answer(None), errors.IncompleteReplyError, "no text"),
+    (answer(""), errors.IncompleteReplyError, "no text"),
+    (answer(" \n\t"), errors.IncompleteReplyError, "no text"),
+    (answer(None, reasoning_content="hm"), errors.IncompleteReplyError, "no text"),
+    (answer("half", "length"), errors.IncompleteReplyError, "raise max_tokens"),
+    (answer("half", "abort"), errors.IncompleteReplyError, "abort"),
+    (answer("x", "content_filter"), errors.ContentFilterError, "filter"),
+    (answer(None, refusal="I will not"), errors.ContentFilterError, "I will not"),
+    ({"cut": b'{"choices"'}, errors.ConnectionFailed, "cut"),
+    ({"cut": b""}, errors.ConnectionFailed, "cut"),
+    (
+        {"status": 307, "headers": {"Location": "http://evil.test/a?b"}},
+        errors.NotFoundError,
+        "evil",
+    ),
+    ({"status": 204}, errors.IncompleteReplyError, "JSON"),
+]
+
+
+@pytest.mark.parametrize(("step", "kind", "words"), FAULTS)
+def test_each_fault_has_its_error_and_costs_the_calls_that_it_should(
+    step: Step, kind: type[errors.Error], words: str
+) -> None:
+    with faults(step) as server:
+        model = Retrying(HTTP("tiny", server.url, api_key=KEY), 3, sleep=no_wait)
+        with pytest.raises(errors.Error) as caught:
+            run(model)
+    assert type(caught.value) is kind
+    assert words in str(caught.value)
+    assert len(server.bodies) == (3 if issubclass(kind, errors.TransientError) else 1)
+
+
+def test_a_cut_off_reply_keeps_its_text_and_names_the_limit() -> None:
+    with faults(answer("half", "length")) as server:
+        with pytest.raises(errors.IncompleteReplyError, match="max_tokens = 5") as caught:
+            run(HTTP("tiny", server.url), ask(max_tokens=5))
+    assert caught.value.text == "half"
+
+
+def test_what_a_cut_off_reply_cost_is_charged() -> None:
+    with faults(answer("half", "length")) as server, Budget() as budget:
+        with pytest.raises(errors.IncompleteReplyError):
+            run(HTTP("tiny", server.url))
+    assert (budget.spent.calls, budget.spent.tokens) == (1, 10)
+
+
+def test_reasoning_and_other_parts_are_not_the_answer() -> None:
+    parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "yes"}]
+    with faults(answer("42", reasoning_content="hm"), answer(parts)) as server:
+        assert run(HTTP("tiny", server.url)).text == "42"
+        assert run(HTTP("tiny", server.url)).text == "yes"
+
+
+@pytest.mark.parametrize("usage", [None, 3, {}, {"prompt_tokens": "7"}, {"prompt_tokens": None}])
+def test_usage_that_is_missing_or_odd_reads_zero(usage: Any) -> None:
+    step = answer()
+    step["json"]["usage"] = usage
+    with faults(step) as server:
+        assert run(HTTP("tiny", server.url)).usage == Usage(calls=1)
+
+
+def test_a_body_without_end_is_not_read_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("textautograd.engines.http._LARGEST_BODY", 1000)
+    with faults({"raw": b" " * 100_000}) as server:
+        with pytest.raises(errors.IncompleteReplyError, match="more than"):
+            run(HTTP("tiny", server.url))
+
+
+def test_surrogates_and_a_megabyte_pass() -> None:
+    text = "\ud800é" + "x" * 2**20
+    with faults(answer(text)) as server:
+        assert run(HTTP("tiny", server.url), ask(text)).text == text
+    assert server.bodies[0]["messages"][0]["content"] == text
+
+
+def test_no_server_says_so() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(errors.ConnectionFailed) as caught:
+            run(HTTP("tiny", f"http://{address}/v1?token={KEY}"))
+    said = str(caught.value)
+    assert address in said and "refused" in said and "is the server running?" in said
+    assert "sk-planted" not in everything_said(caught.value)
+
+
+def test_a_server_that_hangs_times_out() -> None:
+    with faults({"hang": True}) as server:
+        with pytest.raises(errors.TimeoutExpired, match="timeout="):
+            run(HTTP("tiny", server.url, timeout=0.2))
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "2"}, 2.0),
+        ({"retry-after": "2.5"}, 2.5),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"retry-after": "-3"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": formatdate(0, usegmt=True)}, 0.0),
+        ({}, None),
+    ],
+)
+def test_retry_after_is_read(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers) == seconds
+
+
+def test_retry_after_as_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1000.0)
+    assert retry_after({"retry-after": formatdate(1030, usegmt=True)}) == 30.0
+
+
+def test_auto_becomes_tagged_at_the_first_refusal_of_the_schema() -> None:
+    refused = refusal(400, "This response_format type is unavailable now")
+    with faults(refused, answer()) as server:
+        model = engine("tiny", api_base=server.url)
+        assert model.structured == "schema"
+        with pytest.raises(errors.SchemaRejected):
+            run(model, ask(schema=SCHEMA))
+        assert model.structured == "tagged"
+        with pytest.raises(errors.SchemaRejected):  # a prompt that was written for a schema
+            run(model, ask(schema=SCHEMA))
+        assert run(model).text == "fine"
+    sent = [body.get("response_format") for body in server.bodies]
+    assert sent == [
+        {
+            "type": "json_schema",
+            "json_schema": {"name": "reply", "strict": True, "schema": SCHEMA},
+        },
+        None,
+    ]
+
+
+@pytest.mark.parametrize("words", ["bad temperature", "maximum context length is 8"])
+def test_another_refusal_leaves_auto_as_it_is(words: str) -> None:
+    with faults(refusal(400, words)) as server:
+        model = engine("tiny", api_base=server.url)
+        with pytest.raises(errors.BadRequestError):
+            run(model, ask(schema=SCHEMA))
+    assert model.structured == "schema"
+
+
+def test_a_mode_that_was_asked_for_stays() -> None:
+    with faults(refusal(400, "no response_format here")) as server:
+        model = engine("tiny", api_base=server.url, structured="schema")
+        with pytest.raises(errors.BadRequestError) as caught:
+            run(model, ask(schema=SCHEMA))
+    assert type(caught.value) is errors.BadRequestError
+    assert model.structured == "schema"
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        refusal(401, f"Incorrect API key provided: {KEY}."),
+        refusal(400, "x" * 290 + KEY),
+        {"raw": KEY.encode()},
+        {"json": {"error": {"message": KEY, "code": KEY}}},
+        {"json": {"choices": KEY}},
+        {"json": {KEY: 1}},
+        answer(None, refusal=KEY),
+        {"cut": KEY.encode()},
+        {"status": 302, "headers": {"Location": f"http://a.test/?k={KEY}"}},
+        {"raw": b"", "headers": {"Content-Encoding": "gzip"}},
+    ],
+)
+def test_a_key_is_never_shown(step: Step) -> None:
+    with faults(step) as server:
+        model = engine("tiny", api_base=server.url, api_key=KEY, max_attempts=1)
+        with pytest.raises(errors.EngineError) as caught:
+            run(model)
+    assert "sk-planted" not in everything_said(caught.value)
+    assert "sk-planted" not in repr(model) + str(model) + model.identity  # type: ignore[attr-defined]
+
+
+def test_a_login_in_the_address_is_used_and_never_shown() -> None:
+    with faults(refusal(500, "who is planted-password?")) as server:
+        address = server.url.replace("://", "://me:planted-password@")
+        model = engine("tiny", api_base=f"{address}?k=planted-query", max_attempts=1)
+        with pytest.raises(errors.ServerError) as caught:
+            run(model)
+    assert server.headers[0]["Authorization"].startswith("Basic ")
+    shown = everything_said(caught.value) + repr(model) + model.identity  # type: ignore[attr-defined]
+    assert "planted" not in shown
+
+
+def test_the_environments_key_is_not_sent_in_clear_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with faults(answer()) as server:
+        run(engine("openai/tiny", api_base=server.url))
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+    assert server.bodies[0]["model"] == "tiny"
+    far = engine("tiny", api_base="http://gpu.example:8000/v1")
+    fake = engine("tiny", api_base="http://localhost.example/v1")
+    near = engine("tiny", api_base="https://gpu.example/v1")
+    assert [KEY in str(vars(raw(e))) for e in (far, fake, near)] == [False, False, True]
+
+
+def raw(model: Any) -> Any:
+    while hasattr(model, "inner"):
+        model = model.inner
+    return model
+
+
+@pytest.mark.parametrize("address", ["", "localhost:8000", "ftp://x/v1", "http://", "http://x:y"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(errors.UsageError, match="http://127"):
+        HTTP("tiny", address)
+
+
+@pytest.mark.parametrize("key", ["", "  ", "sk-a\nb", "sk-é"])
+def test_a_key_that_is_none_is_refused_without_being_shown(key: str) -> None:
+    with pytest.raises(errors.UsageError) as caught:
+        HTTP("tiny", "http://localhost", api_key=key)
+    assert "sk-" not in str(caught.value)
+
+
+def test_connections_are_kept_for_a_loop_and_end_with_it() -> None:
+    with faults(answer()) as server:
+        model = HTTP("tiny", server.url)
+
+        async def twice() -> None:
+            await asyncio.gather(*(call(model, ask()) for _ in range(20)))
+            await call(model, ask())
+
+        asyncio.run(twice())  # not closed by hand: a warning here would fail the test
+        asyncio.run(twice())
+    assert len(server.bodies) == 42
+
+
+STEPS = [
+    (refusal(429), True),
+    (refusal(500), True),
+    ({"cut": b"{"}, True),
+    (refusal(400), False),
+    (refusal(401), False),
+    (answer("half", "length"), False),
+    (answer(""), False),
+]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from(range(len(STEPS))), max_size=6), st.integers(1, 4))
+def test_calls_never_pass_max_attempts_and_usage_adds_up(script: list[int], attempts: int) -> None:
+    steps = [STEPS[i] for i in script]
+    tried = next((n for n, (_, again) in enumerate(steps, 1) if not again), len(steps) + 1)
+    with faults(*(step for step, _ in steps), answer()) as server, Budget() as budget:
+        model = Retrying(HTTP("tiny", server.url), attempts, sleep=no_wait)
+        try:
+            run(model)
+        except errors.EngineError:
+            pass
+    assert len(server.bodies) == min(tried, attempts)
+    assert budget.spent.tokens == 10 * paid(server, steps)
+    assert budget.spent.calls == paid(server, steps)
+
+
+def paid(server: Faults, steps: list[tuple[Step, bool]]) -> int:
+    taken = ([step for step, _ in steps] + [answer()])[: len(server.bodies)]
+    return sum("usage" in step.get("json", {}) for step in taken)

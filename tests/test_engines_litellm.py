@@ -1,0 +1,155 @@
+"""The same faults through litellm mean the same. Its import takes seconds: one file, one loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fault_server import Step, answer, faults, refusal
+
+from textautograd import errors
+from textautograd.engines import Budget, LiteLLM, Reply, Request, Retrying, Usage, call
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+KEY = "sk-planted-0123456789"
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    with asyncio.Runner() as runner:
+        yield runner.get_loop()
+        runner.run(LiteLLM("openai/tiny").close())
+
+
+async def no_wait(seconds: float) -> None:
+    pass
+
+
+def ask(**fields: Any) -> Request:
+    return Request([{"role": "user", "content": "hi"}], **fields)
+
+
+def test_the_import_leaves_the_loop_free(loop: asyncio.AbstractEventLoop) -> None:
+    async def main() -> int:
+        beats = 0
+        with faults(answer()) as server:
+            model = LiteLLM("openai/tiny", api_base=server.url, api_key=KEY)
+            task = asyncio.create_task(call(model, ask()))
+            while not task.done():
+                await asyncio.sleep(0.01)
+                beats += 1
+            await task
+        return beats
+
+    assert loop.run_until_complete(main()) > 3
+    assert os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
+
+
+def test_sends_the_request_and_reads_reply_and_usage(loop: asyncio.AbstractEventLoop) -> None:
+    with faults(answer("hello")) as server:
+        model = LiteLLM("openai/tiny", api_base=server.url, api_key=KEY)
+        request = ask(temperature=0.5, max_tokens=9, stop=["x"], seed=3, schema=SCHEMA)
+        reply = loop.run_until_complete(call(model, request))
+    assert reply == Reply("hello", "stop", Usage(7, 3, 2, None, 1))
+    [body] = server.bodies
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("tiny", 0.5, 9)
+    assert body["response_format"]["json_schema"]["schema"] == SCHEMA
+
+
+def test_a_known_price_is_charged(loop: asyncio.AbstractEventLoop) -> None:
+    step = answer()
+    step["json"]["model"] = "gpt-4o-mini"
+    with faults(step) as server, Budget(usd=1.0) as budget:
+        model = LiteLLM("openai/gpt-4o-mini", api_base=server.url, api_key=KEY)
+        for _ in range(2):
+            loop.run_until_complete(call(model, ask()))
+    assert budget.spent.cost == pytest.approx(2 * (5 * 0.15e-6 + 2 * 0.075e-6 + 3 * 0.6e-6))
+
+
+FAULTS: list[tuple[Step, type[errors.Error]]] = [
+    (refusal(400, "bad"), errors.BadRequestError),
+    (refusal(400, "no", "context_length_exceeded"), errors.ContextOverflowError),
+    (refusal(400, "no", "content_filter"), errors.ContentFilterError),
+    (refusal(401), errors.AuthenticationError),
+    (refusal(403), errors.AuthenticationError),
+    (refusal(404), errors.NotFoundError),
+    (refusal(408), errors.TransientError),
+    (refusal(429), errors.RateLimitError),
+    (refusal(500), errors.ServerError),
+    (refusal(503), errors.ServerError),
+    (refusal(529), errors.ServerError),
+    ({"json": {"error": {"message": "m", "code": 429}}}, errors.TransientError),
+    (answer(None), errors.IncompleteReplyError),
+    (answer("  "), errors.IncompleteReplyError),
+    (answer("half", "length"), errors.IncompleteReplyError),
+    (answer("x", "content_filter"), errors.ContentFilterError),
+    ({"cut": b'{"choices"'}, errors.TransientError),
+]
+
+
+@pytest.mark.parametrize(("step", "kind"), FAULTS)
+def test_each_fault_has_its_error_and_costs_the_calls_that_it_should(
+    loop: asyncio.AbstractEventLoop, step: Step, kind: type[errors.Error]
+) -> None:
+    with faults(step) as server:
+        model = LiteLLM("openai/tiny", api_base=server.url, api_key=KEY)
+        with pytest.raises(errors.Error) as caught:
+            loop.run_until_complete(call(Retrying(model, 2, sleep=no_wait), ask()))
+    assert isinstance(caught.value, kind)
+    if kind is not errors.TransientError:
+        assert type(caught.value) is kind
+    assert len(server.bodies) == (2 if issubclass(kind, errors.TransientError) else 1)
+
+
+def test_retry_after_reaches_the_retries(loop: asyncio.AbstractEventLoop) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    with faults(refusal(429, retry_after="7"), answer()) as server:
+        model = LiteLLM("openai/tiny", api_base=server.url, api_key=KEY)
+        loop.run_until_complete(call(Retrying(model, 2, sleep=sleep), ask()))
+    assert len(waits) == 1 and 7 <= waits[0] <= 8
+
+
+def test_no_server_and_no_answer(loop: asyncio.AbstractEventLoop) -> None:
+    model = LiteLLM("openai/tiny", api_base="http://127.0.0.1:9/v1", api_key=KEY)
+    with pytest.raises(errors.ConnectionFailed):
+        loop.run_until_complete(call(model, ask()))
+    with faults({"hang": True}) as server:
+        model = LiteLLM("openai/tiny", api_base=server.url, api_key=KEY, timeout=0.3)
+        with pytest.raises(errors.TimeoutExpired):
+            loop.run_until_complete(call(model, ask()))
+
+
+def test_auto_becomes_tagged(loop: asyncio.AbstractEventLoop) -> None:
+    with faults(refusal(400, "response_format is not supported"), answer()) as server:
+        model = LiteLLM("openai/tiny", api_base=server.url, api_key=KEY)
+        with pytest.raises(errors.SchemaRejected):
+            loop.run_until_complete(call(model, ask(schema=SCHEMA)))
+        assert model.structured == "tagged"
+        loop.run_until_complete(call(model, ask()))
+    assert "response_format" not in server.bodies[1]
+
+
+def test_a_name_without_a_provider_says_how_to_write_it(loop: asyncio.AbstractEventLoop) -> None:
+    with pytest.raises(errors.UsageError, match="openai/gpt-4o-mini"):
+        loop.run_until_complete(call(LiteLLM("no-such-model-at-all"), ask()))
+
+
+def test_a_key_is_never_shown(
+    loop: asyncio.AbstractEventLoop, capfd: pytest.CaptureFixture[str], caplog: Any
+) -> None:
+    with faults(refusal(401, f"Incorrect API key provided: {KEY}.")) as server:
+        model = LiteLLM("openai/tiny", api_base=server.url, api_key=KEY)
+        with pytest.raises(errors.AuthenticationError) as caught:
+            loop.run_until_complete(call(model, ask()))
+    assert caught.value.__context__ is None and caught.value.__cause__ is None
+    assert "sk-planted" not in f"{caught.value!r} {model!r} {model.identity}"
+    assert "sk-planted" not in "".join(capfd.readouterr()) + caplog.text

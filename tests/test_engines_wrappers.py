@@ -1,0 +1,587 @@
+"""Scripted, the budget, retries, limits and the single flight, without any server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import random
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from textautograd import errors
+from textautograd.engines import (
+    Budget,
+    Coalesced,
+    Limited,
+    Reply,
+    Request,
+    Retrying,
+    Scripted,
+    Usage,
+    call,
+    call_now,
+)
+
+
+def ask(text: str = "hi", **fields: Any) -> Request:
+    return Request([{"role": "user", "content": text}], **fields)
+
+
+async def no_wait(seconds: float) -> None:
+    pass
+
+
+class Plain:
+    """A user's engine with nothing but `complete`."""
+
+    def __init__(self, fn: Callable[[Request], Awaitable[Any]]) -> None:
+        self.complete = fn
+
+
+def gathered(*calls: Awaitable[Any]) -> list[Any]:
+    async def together() -> list[Any]:
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    return asyncio.run(together())
+
+
+# Scripted
+
+
+def test_scripted_answers_in_the_callers_thread() -> None:
+    threads = []
+    model = Scripted(lambda request: threads.append(threading.get_ident()) or "yes")  # type: ignore[func-returns-value]
+    assert call_now(model, ask()) == Reply("yes", usage=Usage(calls=1))
+    assert threads == [threading.get_ident()]
+    assert model.calls == [ask()]
+
+
+def test_scripted_never_runs_a_plain_function_on_the_loop() -> None:
+    name = contextvars.ContextVar("name", default="")
+    seen = []
+    model = Scripted(lambda request: seen.append((threading.get_ident(), name.get())) or "yes")  # type: ignore[func-returns-value]
+
+    async def main() -> int:
+        name.set("mine")
+        assert (await call(model, ask())).text == "yes"
+        return threading.get_ident()
+
+    loop_thread = asyncio.run(main())
+    assert seen[0][0] != loop_thread
+    assert seen[0][1] == "mine"
+
+
+def test_scripted_takes_an_async_function() -> None:
+    async def fn(request: Request) -> Reply:
+        await asyncio.sleep(0)
+        return Reply("later", usage=Usage(3, 4, calls=1))
+
+    model = Scripted(fn)
+    assert call_now(model, ask()) is None
+    assert model.calls == []
+    assert asyncio.run(call(model, ask())).text == "later"
+    assert model.calls == [ask()]
+
+
+@pytest.mark.parametrize("error", [KeyError("k"), errors.ServerError("down")])
+def test_what_a_scripted_function_raises_is_raised(error: Exception) -> None:
+    def fn(request: Request) -> str:
+        raise error
+
+    with pytest.raises(type(error)):
+        call_now(Scripted(fn), ask())
+    with pytest.raises(type(error)):
+        asyncio.run(call(Scripted(fn), ask()))
+
+
+@pytest.mark.parametrize("error", [StopIteration, SystemExit])
+def test_what_would_end_a_loop_does_not(error: type[BaseException]) -> None:
+    def fn(request: Request) -> str:
+        raise error
+
+    with pytest.raises(RuntimeError, match=error.__name__):
+        asyncio.run(call(Scripted(fn), ask()))
+
+
+async def _coroutine() -> str:
+    return "x"
+
+
+@pytest.mark.parametrize("answer", [3, None, b"x"])
+def test_scripted_must_return_a_text_or_a_reply(answer: Any) -> None:
+    with pytest.raises(errors.UsageError, match=type(answer).__name__):
+        call_now(Scripted(lambda request: answer), ask())
+
+
+def test_scripted_says_what_is_wrong_with_a_function() -> None:
+    with pytest.raises(errors.UsageError, match="async def"):
+        call_now(Scripted(lambda request: _coroutine()), ask())
+    with pytest.raises(errors.UsageError, match="function"):
+        Scripted("yes")  # type: ignore[arg-type]
+
+
+# The call site
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_empty_reply_is_none(text: str) -> None:
+    with pytest.raises(errors.IncompleteReplyError):
+        call_now(Scripted(lambda request: text), ask())
+    with pytest.raises(errors.IncompleteReplyError):
+        asyncio.run(call(Scripted(lambda request: text), ask()))
+
+
+def test_a_users_engine_is_held_to_the_contract() -> None:
+    async def cut(request: Request) -> Reply:
+        return Reply("half", "length")
+
+    async def text(request: Request) -> str:
+        return "x"
+
+    with pytest.raises(errors.IncompleteReplyError, match="max_tokens"):
+        asyncio.run(call(Plain(cut), ask()))
+    with pytest.raises(errors.UsageError, match=r"Reply\(text\)"):
+        asyncio.run(call(Plain(text), ask()))  # type: ignore[arg-type]
+    with pytest.raises(errors.UsageError, match="async def"):
+        asyncio.run(call(Plain(lambda request: Reply("x")), ask()))  # type: ignore[arg-type, return-value]
+    assert call_now(Plain(cut), ask()) is None
+
+
+# Budget
+
+
+def priced(cost: float | None = 0.5) -> Scripted:
+    return Scripted(lambda request: Reply("x", usage=Usage(10, 5, 0, cost, 1)))
+
+
+def test_budget_counts_what_is_spent() -> None:
+    model = priced()
+    with Budget() as outer:
+        call_now(model, ask())
+        with Budget() as inner:
+            asyncio.run(call(model, ask()))
+    call_now(model, ask())
+    assert inner.spent == Usage(10, 5, 0, 0.5, 1)
+    assert outer.spent == Usage(20, 10, 0, 1.0, 2)
+
+
+def test_budget_raises_before_the_call_that_would_pass_it() -> None:
+    model = priced()
+    with Budget(calls=2):
+        call_now(model, ask())
+        asyncio.run(call(model, ask()))
+        for again in (call_now, lambda m, r: asyncio.run(call(m, r))):
+            with pytest.raises(errors.BudgetExceeded):
+                again(model, ask())
+    assert len(model.calls) == 2
+
+
+@given(st.integers(0, 10))
+def test_concurrent_calls_never_pass_a_budget(limit: int) -> None:
+    async def slow(request: Request) -> str:
+        await asyncio.sleep(0)
+        return "x"
+
+    model = Scripted(slow)
+    with Budget(calls=limit) as budget:
+        results = gathered(*(call(model, ask()) for _ in range(64)))
+    assert len(model.calls) == budget.spent.calls == limit
+    assert sum(isinstance(r, errors.BudgetExceeded) for r in results) == 64 - limit
+
+
+def test_threads_never_pass_a_budget() -> None:
+    model = priced()
+    with Budget(calls=50) as budget:
+
+        def work() -> None:
+            try:
+                while True:
+                    call_now(model, ask())
+            except errors.BudgetExceeded:
+                pass
+
+        threads = [
+            threading.Thread(target=contextvars.copy_context().run, args=(work,)) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(model.calls) == budget.spent.calls == 50
+
+
+def test_tokens_are_held_by_the_requests_limit_and_settled_by_usage() -> None:
+    model = priced()
+    with Budget(tokens=130) as budget:
+        with pytest.raises(errors.BudgetExceeded, match="tokens"):
+            call_now(model, ask("x" * 400, max_tokens=31))
+        call_now(model, ask("x" * 400, max_tokens=30))
+        assert budget.spent.tokens == 15
+        call_now(model, ask("x" * 400, max_tokens=15))
+        with pytest.raises(errors.BudgetExceeded):
+            call_now(model, ask("x" * 405))
+    assert len(model.calls) == 2
+
+
+def test_a_provider_that_counts_no_tokens_is_held_to_the_estimate() -> None:
+    model = Scripted(lambda request: "x" * 40)
+    with Budget(tokens=45) as budget:
+        call_now(model, ask("x" * 40, max_tokens=20))
+        call_now(model, ask("x" * 40))
+        with pytest.raises(errors.BudgetExceeded):
+            call_now(model, ask("x" * 40))
+    assert budget.spent.tokens == 0
+
+
+def test_dollars_stop_the_next_call() -> None:
+    model = priced(0.5)
+    with Budget(usd=1.0) as budget:
+        call_now(model, ask())
+        call_now(model, ask())
+        with pytest.raises(errors.BudgetExceeded):
+            call_now(model, ask())
+    assert budget.spent.cost == 1.0
+
+
+def test_an_unknown_price_is_not_free() -> None:
+    model = priced(None)
+    with Budget(usd=1.0) as budget:
+        assert call_now(model, ask())
+        with pytest.raises(errors.UsageError, match="price"):
+            call_now(model, ask())
+    assert budget.spent.cost is None
+    assert len(model.calls) == 1
+
+
+def test_a_call_that_fails_gives_back_what_it_held() -> None:
+    def fail(request: Request) -> str:
+        raise errors.ServerError("down")
+
+    with Budget(calls=1, tokens=10) as budget:
+        for _ in range(3):
+            with pytest.raises(errors.ServerError):
+                call_now(Scripted(fail), ask())
+            with pytest.raises(errors.ServerError):
+                asyncio.run(call(Scripted(fail), ask()))
+        call_now(priced(), ask())
+    assert budget.spent.calls == 1
+
+
+def test_a_call_that_is_cancelled_gives_back_what_it_held() -> None:
+    async def for_ever(request: Request) -> str:
+        await asyncio.Event().wait()
+        return "never"
+
+    async def main() -> None:
+        task = asyncio.create_task(call(Scripted(for_ever), ask()))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with Budget(calls=1) as budget:
+        asyncio.run(main())
+        call_now(priced(), ask())
+    assert budget.spent.calls == 1
+
+
+def test_an_inner_budget_that_refuses_leaves_the_outer_untouched() -> None:
+    with Budget(calls=1) as outer:
+        with Budget(calls=0), pytest.raises(errors.BudgetExceeded):
+            call_now(priced(), ask())
+        call_now(priced(), ask())
+    assert outer.spent.calls == 1
+
+
+def test_a_budget_is_used_again_but_not_within_itself() -> None:
+    budget = Budget(calls=2)
+    with budget:
+        call_now(priced(), ask())
+        with pytest.raises(errors.UsageError):
+            budget.__enter__()
+    with budget:
+        call_now(priced(), ask())
+    assert budget.spent.calls == 2
+    call_now(priced(), ask())
+    assert budget.spent.calls == 2
+
+
+@pytest.mark.parametrize("limit", [-1, "3", True, float("nan")])
+def test_a_limit_that_is_none_is_refused(limit: Any) -> None:
+    with pytest.raises(errors.UsageError):
+        Budget(calls=limit)
+
+
+def test_a_budget_says_what_it_is() -> None:
+    with Budget(calls=3, usd=2.5) as budget:
+        call_now(priced(), ask())
+    assert repr(budget) == "Budget(calls=3, usd=2.5) with 1 calls, 15 tokens, $0.5000 spent"
+
+
+# Retrying and Limited
+
+
+def failing(*failures: Exception) -> Scripted:
+    left = list(failures)
+
+    async def fn(request: Request) -> str:
+        if left:
+            raise left.pop(0)
+        return "at last"
+
+    return Scripted(fn)
+
+
+def waits_of(model: Scripted, attempts: int = 5) -> tuple[Any, list[float]]:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    [result] = gathered(call(Retrying(model, attempts, sleep=sleep), ask()))
+    return result, waits
+
+
+def test_waits_grow_and_stay_below_their_bounds() -> None:
+    result, waits = waits_of(failing(*[errors.ServerError("down")] * 4))
+    assert result.text == "at last"
+    assert len(waits) == 4
+    assert all(0 <= wait <= 2**n for n, wait in enumerate(waits))
+
+
+def test_the_server_is_given_the_time_that_it_asked_for() -> None:
+    _, waits = waits_of(failing(errors.RateLimitError("slow", retry_after=30.0)))
+    assert 30.0 <= waits[0] <= 31.0
+
+
+def test_a_server_that_asks_for_an_hour_is_not_waited_for() -> None:
+    model = failing(errors.RateLimitError("slow", retry_after=3600.0))
+    error, waits = waits_of(model)
+    assert waits == [] and len(model.calls) == 1
+    assert "3600 s" in error.__notes__[0]
+
+
+def test_the_last_error_is_raised_as_it_came_with_the_attempts_made() -> None:
+    last = errors.ServerError("still down")
+    error, _ = waits_of(failing(errors.ServerError("down"), last), attempts=2)
+    assert error is last
+    assert error.__notes__ == ["after 2 attempts"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.BadRequestError("no"),
+        errors.AuthenticationError("no"),
+        errors.NotFoundError("no"),
+        errors.ContextOverflowError("no"),
+        errors.IncompleteReplyError("no"),
+        errors.BudgetExceeded("no"),
+        ValueError("no"),
+    ],
+)
+def test_what_will_not_change_is_not_tried_again(error: Exception) -> None:
+    model = failing(error)
+    raised, _ = waits_of(model)
+    assert raised is error
+    assert len(model.calls) == 1
+
+
+def test_retries_leave_the_users_random_numbers_alone() -> None:
+    random.seed(1)
+    before = random.getstate()
+    waits_of(failing(*[errors.ServerError("down")] * 3))
+    assert random.getstate() == before
+
+
+def test_each_attempt_is_charged_once_it_succeeds() -> None:
+    with Budget(calls=1) as budget:
+        result, _ = waits_of(failing(errors.ServerError("down"), errors.ServerError("down")))
+    assert result.text == "at last"
+    assert budget.spent.calls == 1
+
+
+def test_at_most_n_calls_are_in_flight_on_each_of_several_loops() -> None:
+    flying = most = 0
+
+    async def fn(request: Request) -> str:
+        nonlocal flying, most
+        flying += 1
+        most = max(most, flying)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        flying -= 1
+        return "x"
+
+    model = Limited(Scripted(fn), 3)
+    for _ in range(2):
+        results = gathered(*(call(model, ask(str(n))) for n in range(20)))
+        assert [r.text for r in results] == ["x"] * 20
+    assert most == 3
+
+
+def test_a_failure_or_a_cancellation_frees_its_slot() -> None:
+    model = Limited(failing(ValueError("no")), 1)
+
+    async def main() -> str:
+        with pytest.raises(ValueError, match="no"):
+            await call(model, ask())
+        task = asyncio.create_task(call(model, ask()))
+        await asyncio.sleep(0)
+        task.cancel()
+        return (await call(model, ask())).text
+
+    assert asyncio.run(main()) == "at last"
+
+
+# Coalesced
+
+
+def gate() -> tuple[Scripted, Callable[[], None]]:
+    """A model that answers once it is opened, on the loop that asks it."""
+    waiting: list[asyncio.Future[None]] = []
+
+    async def fn(request: Request) -> Reply:
+        future = asyncio.get_running_loop().create_future()
+        waiting.append(future)
+        await future
+        return Reply("x", usage=Usage(10, 5, 0, 0.5, 1))
+
+    def open_it() -> None:
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    return Scripted(fn), open_it
+
+
+async def settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_twins_in_flight_are_sent_once_and_paid_once() -> None:
+    model, open_it = gate()
+
+    async def main() -> list[Reply]:
+        twins = [asyncio.create_task(call(engine, ask(temperature=0))) for _ in range(5)]
+        await settled()
+        open_it()
+        return await asyncio.gather(*twins)
+
+    engine = Coalesced(model)
+    with Budget() as budget:
+        replies = asyncio.run(main())
+    assert [r.text for r in replies] == ["x"] * 5
+    assert len(model.calls) == 1
+    assert budget.spent == sum((r.usage for r in replies), Usage()) == Usage(10, 5, 0, 0.5, 1)
+    assert [r.cached for r in replies].count(True) == 4
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ask("other", temperature=0),
+        ask(temperature=0, sample=1),
+        ask(temperature=0, max_tokens=3),
+        ask(temperature=0, schema={}),
+    ],
+)
+def test_requests_that_differ_are_no_twins(other: Request) -> None:
+    model, open_it = gate()
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(call(engine, r)) for r in (ask(temperature=0), other)]
+        await settled()
+        open_it()
+        await asyncio.gather(*tasks)
+
+    engine = Coalesced(model)
+    asyncio.run(main())
+    assert len(model.calls) == 2
+
+
+@pytest.mark.parametrize("temperature", [None, 0.5])
+def test_draws_are_no_twins(temperature: float | None) -> None:
+    model = Scripted(lambda request: "x")
+    gathered(*(call(Coalesced(model), ask(temperature=temperature)) for _ in range(3)))
+    assert len(model.calls) == 3
+
+
+def test_a_cancelled_caller_takes_nobody_along() -> None:
+    model, open_it = gate()
+
+    async def main() -> Reply:
+        first, second = (asyncio.create_task(call(engine, ask(temperature=0))) for _ in range(2))
+        await settled()
+        first.cancel()
+        await settled()
+        open_it()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        return await second
+
+    engine = Coalesced(model)
+    assert asyncio.run(main()).text == "x"
+    assert len(model.calls) == 1
+
+
+def test_a_call_that_all_have_left_is_cancelled_and_not_joined() -> None:
+    model, open_it = gate()
+
+    async def main() -> Reply:
+        left = [asyncio.create_task(call(engine, ask(temperature=0))) for _ in range(2)]
+        await settled()
+        for task in left:
+            task.cancel()
+        await settled()
+        late = asyncio.create_task(call(engine, ask(temperature=0)))
+        await settled()
+        open_it()
+        return await late
+
+    engine = Coalesced(model)
+    with Budget(calls=1):
+        assert asyncio.run(main()).text == "x"
+    assert len(model.calls) == 2
+
+
+def test_a_failure_is_shared_and_not_kept() -> None:
+    async def fail(request: Request) -> str:
+        await settled()
+        raise errors.ServerError("down")
+
+    model = Scripted(fail)
+    engine = Coalesced(model)
+    failed = gathered(*(call(engine, ask(temperature=0)) for _ in range(3)))
+    assert [type(f) for f in failed] == [errors.ServerError] * 3
+    assert len(model.calls) == 1
+    gathered(call(engine, ask(temperature=0)))
+    assert len(model.calls) == 2
+
+
+def test_anothers_budget_stops_nobody_else() -> None:
+    model = Scripted(lambda request: "x")
+    engine = Coalesced(model)
+
+    async def main() -> list[Any]:
+        with Budget(calls=0):
+            poor = asyncio.create_task(call(engine, ask(temperature=0)))
+        rich = asyncio.create_task(call(engine, ask(temperature=0)))
+        return await asyncio.gather(poor, rich, return_exceptions=True)
+
+    poor, rich = asyncio.run(main())
+    assert isinstance(poor, errors.BudgetExceeded)
+    assert rich.text == "x"
+
+
+def test_copies_of_a_module_share_its_engine() -> None:
+    engine = Limited(Scripted(lambda request: "x"), 2)
+    assert copy.deepcopy(engine) is engine
+    assert copy.deepcopy(engine.inner) is engine.inner
