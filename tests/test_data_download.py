@@ -43,8 +43,8 @@ class Site:
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            site.requests.append(self.path)
-            reply = site.replies.get(self.path)
+            here.requests.append(self.path)
+            reply = here.replies.get(self.path)
             if reply is None:
                 self.send_error(404)
             elif isinstance(reply, bytes):
@@ -61,13 +61,13 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        site = Site(f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setitem(download.ADDRESSES, "gsm8k", site.address + "/gsm8k/{name}.jsonl")
-        monkeypatch.setitem(download.ADDRESSES, "bbh", site.address + "/bbh/{name}.json")
-        monkeypatch.setitem(download.ADDRESSES, "liar", site.address + "/liar.zip")
+        here = Site(f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setitem(download.ADDRESSES, "gsm8k", here.address + "/gsm8k/{name}.jsonl")
+        monkeypatch.setitem(download.ADDRESSES, "bbh", here.address + "/bbh/{name}.json")
+        monkeypatch.setitem(download.ADDRESSES, "liar", here.address + "/liar.zip")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield site
+        yield here
         server.shutdown()
         thread.join()
 
@@ -159,9 +159,10 @@ def test_a_chunked_reply_cut_short(tmp_path: Path, site: Site) -> None:
 
 
 def test_a_reply_that_is_no_http(tmp_path: Path, site: Site) -> None:
-    site.replies = {
-        "/gsm8k/test.jsonl": lambda handler: handler.wfile.write(b"hello\r\n\r\n") and None
-    }
+    def greet(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"hello\r\n\r\n")
+
+    site.replies = {"/gsm8k/test.jsonl": greet}
     assert_refused(tmp_path, site, "hello")
 
 

@@ -57,7 +57,7 @@ class Published(Sequence[Example]):
         return type(self).__name__
 
     def _load(self, parse: Parse, download: bool) -> list[Example]:
-        if not re.fullmatch(r"[\w-]+", self.name):
+        if not _is_plain(self.name):
             raise self._unknown()
         try:
             raw = self.path.read_bytes()
@@ -96,13 +96,19 @@ class Published(Sequence[Example]):
     def _unknown(self) -> DataError:
         import difflib
 
-        there = sorted(path.stem for path in self._place.glob(f"*{self.suffix}"))
+        stems = sorted(path.stem for path in self._place.glob(f"*{self.suffix}"))
+        there = list(filter(_is_plain, stems))
         close = difflib.get_close_matches(self.name, [*self.names, *there], n=1)
         return DataError(
             f"{self._title} has no {self.kind} {self.name!r}."
             + (f" Did you mean {close[0]!r}?" if close else "")
             + f" In {self._place}: {_listed(there)}. Published: {_listed(self.names)}"
         )
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name stays in its folder."""
+    return re.fullmatch(r"[\w-]+", name) is not None
 
 
 def _listed(names: Iterable[str]) -> str:
