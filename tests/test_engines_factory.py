@@ -117,7 +117,7 @@ def test_a_cache_in_the_users_directory(tmp_path: Path, monkeypatch: pytest.Monk
     ],
 )
 def test_a_value_that_cannot_work_is_refused_at_once(options: dict[str, Any]) -> None:
-    [(name, value)] = options.items()
+    [name] = options
     with pytest.raises(errors.UsageError, match=name):
         engine("openai/gpt-4o-mini", **options)
 
@@ -175,7 +175,7 @@ def test_everything_that_is_promised_is_there() -> None:
 
 
 def test_importing_does_no_work() -> None:
-    heavy = "asyncio aiohttp sqlite3 tenacity litellm numpy pydantic logging ssl email"
+    heavy = "asyncio aiohttp sqlite3 tenacity litellm numpy pydantic ssl email"
     code = (
         "import sys, textautograd.engines as e; e.engine('openai/gpt-4o-mini');"
         f"print([m for m in {heavy.split()} if m in sys.modules])"

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from textautograd.engines._wrapper import Wrapper
@@ -74,6 +75,10 @@ def engine(
     _whole("max_attempts", max_attempts)
     if timeout is not None and not (_is_number(timeout) and timeout > 0):
         raise UsageError(f"timeout must be a positive number of seconds, not {timeout!r}")
+    if api_key is not None and not isinstance(api_key, str):
+        raise UsageError(f"api_key must be a text, not {type(api_key).__name__}")
+    if not isinstance(cache, (str, os.PathLike, bool, NoneType)):
+        raise UsageError(f"cache must be a path, True or None, not {cache!r}")
     sampling = _sampling(temperature, max_tokens, top_p, seed, stop)
 
     raw: Engine

@@ -90,7 +90,11 @@ class LiteLLM(Provider):
         if kind == "APIConnectionError" or "Connection error" in words:
             return ConnectionFailed(f"cannot connect: {words}")
         headers = getattr(error, "litellm_response_headers", None) or {}
-        return self.failed(Complaint(status, words, "", retry_after(headers)), request)
+        # The provider's own code is with the exception that litellm translated.
+        body = getattr(error, "body", None) or getattr(error.__context__, "body", None)
+        code = body.get("code") if isinstance(body, dict) else None
+        code = self.redacted(str(code)) if isinstance(code, (str, int)) else ""
+        return self.failed(Complaint(status, words, code, retry_after(headers)), request)
 
     async def close(self) -> None:
         """Closes litellm's connections, which all its models share."""
