@@ -5,6 +5,7 @@ from textautograd import nn, optim, rules, data, engines
 """
 
 from textautograd import data, engines, errors, nn, optim, rules
+from textautograd.backward import BackwardWarning
 from textautograd.engines import (
     Budget,
     engine,
@@ -20,7 +21,7 @@ from textautograd.gradient import Feedback, Gradient
 from textautograd.mapping import map
 from textautograd.nn import functional_call
 from textautograd.training import History, fit
-from textautograd.variable import BackwardWarning, TextVariable
+from textautograd.variable import TextVariable
 
 __version__ = "0.1.0"
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from textautograd.errors import UsageError
 from textautograd.gradient import Gradient
+from textautograd.operation import Operation
 from textautograd.rules import checked
 from textautograd.tape import Node
-from textautograd.variable import Operation, TextVariable, apply, as_variable
+from textautograd.variable import TextVariable, apply, as_variable
 
 
 class Context:

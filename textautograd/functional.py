@@ -14,26 +14,10 @@ from textautograd.engines.ask import ask
 from textautograd.engines.base import Engine, Request
 from textautograd.errors import UsageError
 from textautograd.gradient import Gradient
+from textautograd.operation import Join, Operation
 from textautograd.prompts.forward import forward as forward_prompt
 from textautograd.tape import Node
-from textautograd.variable import Operation, Scored, TextVariable, apply, as_variable
-
-
-class Join(Operation):
-    """`sep.join(texts)`."""
-
-    __slots__ = ("sep",)
-    name = "cat"
-
-    def __init__(self, count: int, sep: str) -> None:
-        super().__init__([f"part{i}" for i in range(count)])
-        self.sep = sep
-
-    def forward(self, *texts: str) -> str:
-        return self.sep.join(texts)
-
-    def backward(self, node: Node, gradient: Gradient) -> list[Gradient | None]:
-        return [gradient] * len(node.predecessors)
+from textautograd.variable import Scored, TextVariable, apply, as_variable
 
 
 def cat(parts: Sequence[TextVariable | str], sep: str = "") -> TextVariable:
@@ -155,8 +139,7 @@ class Opaque(Operation):
     async def pull(
         self, node: Node, gradient: Gradient, rule: rules.Rule | None, engine: Engine | None
     ) -> list[Gradient | None]:
-        engine = engine or self.engine or default_engine()
-        return await rules.follow(rule or rules.semantic, node, gradient, engine)
+        return await rules.follow(rule or rules.semantic, node, gradient, engine or self.engine)
 
     def without_rule(self, node: Node, gradient: Gradient) -> list[Gradient | None]:
         return rules.none(node, gradient)

@@ -2,7 +2,8 @@
 
 A rule is `rule(node, gradient, engine)` and returns one `Gradient`, str or `None` per predecessor;
 it may be a coroutine function. The node tells `operation.names`, `inputs` and `output`, all texts
-by then, and which `predecessors` require a gradient.
+by then, and which `predecessors` require a gradient. The engine is the one that backward names, else
+the one of the node's forward call; `None` for a tool, which has none.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from textautograd import dispatch
+from textautograd.engines import default_engine
 from textautograd.engines.base import Engine, Request
 from textautograd.errors import GraphError
 from textautograd.gradient import Feedback, Gradient, as_gradient
@@ -21,7 +23,7 @@ from textautograd.prompts.textgrad import textgrad as textgrad_prompt
 from textautograd.tape import Node
 
 Pulled = list[Gradient | None]
-Rule = Callable[[Node, Gradient, Engine], Any]
+Rule = Callable[[Node, Gradient, Engine | None], Any]
 
 
 def none(node: Node, gradient: Gradient, engine: Engine | None = None) -> Pulled:
@@ -38,7 +40,7 @@ def none(node: Node, gradient: Gradient, engine: Engine | None = None) -> Pulled
     return [about if name == "instruction" else None for name in node.operation.names]
 
 
-async def semantic(node: Node, gradient: Gradient, engine: Engine) -> Pulled:
+async def semantic(node: Node, gradient: Gradient, engine: Engine | None) -> Pulled:
     """The joint rule (semantic backpropagation, section 3 of the paper): one call per successor.
 
     The call names every predecessor that needs a gradient and asks how each should change, given
@@ -55,7 +57,7 @@ async def semantic(node: Node, gradient: Gradient, engine: Engine) -> Pulled:
     task, inputs = _task_and_inputs(node)
     names = [node.operation.names[slot] for slot in asked]
     parts = await fill_in(
-        engine,
+        engine or default_engine(),
         Form(names, nullable=True),
         lambda how: semantic_prompt(task, inputs, str(node.output), said(gradient), names, how),
         _BACKWARD,
@@ -65,7 +67,7 @@ async def semantic(node: Node, gradient: Gradient, engine: Engine) -> Pulled:
     return pulled
 
 
-async def textgrad(node: Node, gradient: Gradient, engine: Engine) -> Pulled:
+async def textgrad(node: Node, gradient: Gradient, engine: Engine | None) -> Pulled:
     """One call per predecessor, concurrently, each showing the whole conversation, as TextGrad.
 
     Sibling texts are visible in it; what it lacks is joint attribution and siblings as variables
@@ -77,7 +79,7 @@ async def textgrad(node: Node, gradient: Gradient, engine: Engine) -> Pulled:
     async def one(slot: int) -> Gradient | None:
         name = node.operation.names[slot]
         parts = await fill_in(
-            engine,
+            engine or default_engine(),
             Form([name]),
             lambda how: textgrad_prompt(task, inputs, str(node.output), said(gradient), name, how),
             _BACKWARD,
@@ -91,7 +93,7 @@ async def textgrad(node: Node, gradient: Gradient, engine: Engine) -> Pulled:
     return pulled
 
 
-async def follow(rule: Rule, node: Node, gradient: Gradient, engine: Engine) -> Pulled:
+async def follow(rule: Rule, node: Node, gradient: Gradient, engine: Engine | None) -> Pulled:
     """What a rule returns, checked. Users' plain functions never run on the loop.
 
     Raises:

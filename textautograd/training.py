@@ -8,13 +8,15 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
+from textautograd.backward import backward
 from textautograd.data.example import Example
 from textautograd.data.loader import DataLoader
 from textautograd.data.sampling import check_int
-from textautograd.engines import default_engine
-from textautograd.engines.base import Usage
+from textautograd.engines import as_engine, default_engine
+from textautograd.engines.base import Engine, Usage
 from textautograd.engines.budget import Budget
 from textautograd.engines.cache import caching
 from textautograd.errors import BudgetExceeded, UsageError
@@ -23,10 +25,11 @@ from textautograd.functional import mean
 from textautograd.gradient import Gradient
 from textautograd.mapping import map as map_
 from textautograd.nn.module import Module
-from textautograd.optim.optimizer import Optimizer, StepResult
+from textautograd.optim.optimizer import Optimizer
 from textautograd.progress import Progress
+from textautograd.rules import Rule
 from textautograd.run_dir import RunDir
-from textautograd.variable import TextVariable, backward
+from textautograd.variable import TextVariable
 
 Loss = Callable[[Any, str], TextVariable]
 
@@ -75,6 +78,8 @@ def fit(
     budget: Budget | None = None,
     seed: int = 0,
     progress: bool = True,
+    rule: Rule | None = None,
+    engine: Engine | str | None = None,
 ) -> History:
     """Trains a module: forward on a batch, backward, and a gated step, `steps` times.
 
@@ -86,6 +91,7 @@ def fit(
             replies are kept; calling `fit` again with the same arguments resumes there.
         budget: when it is used up, the best state so far is kept and returned.
         progress: a bar, where standard error is a terminal or a notebook.
+        rule, engine: as in `TextVariable.backward`.
 
     Raises:
         UsageError: arguments that cannot work, or a `run_dir` that holds another run. The first
@@ -96,6 +102,7 @@ def fit(
     gate_set = list(train if val is None else val)
     if not len(train) or not gate_set:
         raise UsageError("fit needs at least one example to train on and one for the gate")
+    answering = None if engine is None else as_engine(engine)
     history = History(state=module.state_dict())
     with ExitStack() as stack:
         meter = stack.enter_context(Budget())
@@ -112,8 +119,31 @@ def fit(
         gate = FitGate(module, gate_set, loss_fn, _workers(module))
         try:
             for step in range(len(history.metrics), steps):
-                metrics, result = _step(module, _batch(loader, step), loss_fn, optimizer, gate)
-                history.metrics.append({"step": step, **metrics})
+                losses, errors = _forward(module, _batch(loader, step), loss_fn)
+                optimizer.zero_grad()
+                loss = mean(losses)
+                value = loss.item()
+                failures = []
+                if loss.requires_grad:
+                    failures = backward([(loss, Gradient())], rule=rule, engine=answering)
+                gradients = _shown(optimizer)
+                result = optimizer.step_with(gate)
+                history.metrics.append(
+                    {
+                        "step": step,
+                        "loss": value,
+                        "wrong": sum(x.item() > 0 for x in losses),
+                        "samples": len(losses),
+                        "failed": [*errors, *map(str, failures)],
+                        "gradients": gradients,
+                        "before": result.before,
+                        "after": result.after,
+                        "accepted": result.accepted,
+                        "changes": result.changes,
+                        "problems": [c.problems for c in result.candidates if c.problems],
+                        "gate_samples_saved": gate.saved,
+                    }
+                )
                 history.states += [
                     {"step": step, "state": c.state, "loss": c.loss, "error": c.error}
                     for c in result.candidates
@@ -128,34 +158,26 @@ def fit(
     return history
 
 
-def _step(
-    module: Module, batch: Sequence[Example], loss_fn: Loss, optimizer: Optimizer, gate: FitGate
-) -> tuple[dict[str, Any], StepResult]:
-    optimizer.zero_grad()
+def _forward(
+    module: Module, batch: Sequence[Example], loss_fn: Loss
+) -> tuple[list[TextVariable], list[str]]:
+    """The losses of a batch, and what happened to the samples that have none."""
     losses: list[TextVariable] = []
     errors: list[Exception] = []
-    for outcome in map_(lambda example: _loss(module, example, loss_fn), batch):
-        (errors if isinstance(outcome, Exception) else losses).append(outcome)  # type: ignore[arg-type]
+    for found in map_(lambda example: _loss(module, example, loss_fn), batch):
+        if isinstance(found, Exception):
+            errors.append(found)
+        else:
+            losses.append(found)
     if not losses:
         raise errors[0]
-    loss = mean(losses)
-    value = loss.item()
-    failures = backward([(loss, Gradient())]) if loss.requires_grad else []
-    saved = gate.saved
-    result = optimizer.step_with(gate)
-    metrics = {
-        "loss": value,
-        "wrong": sum(x.item() > 0 for x in losses),
-        "samples": len(losses),
-        "failed": [f"{type(e).__name__}: {e}" for e in errors] + [str(f) for f in failures],
-        "before": result.before,
-        "after": result.after,
-        "accepted": result.accepted,
-        "changes": result.changes,
-        "problems": [c.problems for c in result.candidates if c.problems],
-        "gate_samples_saved": gate.saved - saved,
-    }
-    return metrics, result
+    return losses, [f"{type(error).__name__}: {error}" for error in errors]
+
+
+def _shown(optimizer: Optimizer) -> dict[str, list[str]]:
+    """The first feedbacks of each parameter's gradient, to be read."""
+    pairs = zip(optimizer.names, optimizer.params, strict=True)
+    return {name: [f.text for f in islice(p.grad, 4)] for name, p in pairs if p.grad}
 
 
 def _loss(module: Module, example: Example, loss_fn: Loss) -> TextVariable | Exception:

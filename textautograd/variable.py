@@ -1,19 +1,19 @@
-"""`TextVariable`, a string with a tape behind it; `apply` records, `backward` walks."""
+"""`TextVariable`, a string with a tape behind it; `apply` records."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from textautograd import dispatch
-from textautograd.errors import EngineError, GraphError, ReplyError, UsageError
+from textautograd.backward import BackwardWarning, Failure, backward, place
+from textautograd.errors import GraphError, UsageError
 from textautograd.grad_mode import is_grad_enabled
 from textautograd.gradient import Gradient, as_gradient
-from textautograd.tape import Node, Site, Walk
+from textautograd.operation import Join, Operation
+from textautograd.tape import Node, Site
 
 Hook = Callable[[Gradient], "Gradient | str | None"]
 
@@ -202,6 +202,16 @@ class TextVariable:
             )
         return failures
 
+    def __add__(self, other: TextVariable | str) -> TextVariable:
+        if not isinstance(other, (str, TextVariable)):
+            return NotImplemented
+        return apply(Join(2, ""), self, as_variable(other, "the right side of +"))
+
+    def __radd__(self, other: str) -> TextVariable:
+        if not isinstance(other, str):
+            return NotImplemented
+        return apply(Join(2, ""), as_variable(other, "the left side of +"), self)
+
     def __await__(self) -> Generator[Any, None, str]:
         text: str = yield from dispatch.awaited(overriding(self)._value).__await__()
         return text
@@ -249,10 +259,6 @@ class TextVariable:
         return f"variable {self.name!r}" if self.name else f"this {type(self).__name__}"
 
 
-class BackwardWarning(UserWarning):
-    """Nothing passed backward through some calls, because their rule failed."""
-
-
 class RemovableHandle:
     """What registering a hook returns; `remove()` takes the hook away again."""
 
@@ -262,50 +268,6 @@ class RemovableHandle:
 
     def remove(self) -> None:
         self._hooks.pop(self, None)
-
-
-class Operation:
-    """What a node did: runs forward, and says how a gradient passes back.
-
-    `names` are the slots of its predecessors. An exact operation has a `backward` of its own; an
-    opaque one (a model's call, a tool) takes the rule that `backward(rule=…)` names.
-    """
-
-    __slots__ = ("names",)
-    name = "operation"
-    is_opaque = False
-    runs_user_code = False
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
-
-    def forward(self, *texts: str) -> str:
-        """The value, where it takes no waiting."""
-        raise NotImplementedError
-
-    async def run(self, texts: Sequence[str]) -> str:
-        """The value, where it may take waiting."""
-        if self.runs_user_code:
-            result: str = await dispatch.in_thread(self.forward, *texts)
-            return result
-        return self.forward(*texts)
-
-    def backward(self, node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
-        """One gradient or `None` per predecessor."""
-        raise NotImplementedError
-
-    async def pull(
-        self, node: Node, gradient: Gradient, rule: Any, engine: Any
-    ) -> Sequence[Gradient | None]:
-        """As `backward`, for an opaque operation."""
-        raise NotImplementedError
-
-    def without_rule(self, node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
-        """What an opaque operation passes back where its rule failed."""
-        return [None] * len(node.predecessors)
-
-    def __repr__(self) -> str:
-        return self.name
 
 
 def apply(operation: Operation, *inputs: TextVariable) -> TextVariable:
@@ -339,76 +301,6 @@ async def _compute(operation: Operation, values: Sequence[Any], site: Site | Non
         raise
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A node whose rule failed in a backward pass."""
-
-    operation: str
-    site: Site | None
-    error: Exception
-
-    def __str__(self) -> str:
-        return f"{type(self.error).__name__}: {self.error} ({self.operation}, {place(self.site)})"
-
-
-def backward(
-    roots: Sequence[tuple[TextVariable, Gradient]],
-    *,
-    rule: Any = None,
-    engine: Any = None,
-    retain_graph: bool = False,
-) -> list[Failure]:
-    """`TextVariable.backward` for several roots, each with its seed."""
-    for root, _ in roots:
-        root.data  # noqa: B018  every value is there when rules run
-    walk = Walk(roots)
-    for variable in walk:
-        _check_versions(variable)
-        if variable.grad_fn is not None:
-            _settle(variable.grad_fn)
-    reached: list[tuple[TextVariable, Gradient]] = []
-    failures: dict[Node, Failure] = {}
-    passed: set[Node] = set()
-
-    def arrive(variable: Any, gradient: Gradient) -> Gradient:
-        for hook in list((variable._hooks or {}).values()):
-            replaced = hook(gradient)
-            if replaced is not None:
-                gradient = as_gradient(replaced)
-        if variable.is_leaf or variable._retains_grad:
-            reached.append((variable, gradient))
-        return gradient
-
-    async def ask(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
-        try:
-            pulled = await node.operation.pull(node, gradient, rule, engine)
-        except (EngineError, ReplyError) as error:
-            failures[node] = Failure(node.operation.name, node.site, error)
-            return node.operation.without_rule(node, gradient)  # type: ignore[no-any-return]
-        passed.add(node)
-        return pulled  # type: ignore[no-any-return]
-
-    def pull(node: Node, gradient: Gradient) -> Any:
-        if node.operation.is_opaque:
-            return dispatch.start(ask(node, gradient))
-        return node.operation.backward(node, gradient)
-
-    dispatch.drive(walk, pull, arrive)
-    ordered = [failures[v.grad_fn] for v in walk if v.grad_fn in failures]
-    if ordered and not passed:
-        raise ordered[0].error
-    with _accumulating:
-        for variable, gradient in reached:
-            variable.grad = gradient if variable.grad is None else variable.grad + gradient
-    if not retain_graph:
-        for variable in list(walk):
-            if variable.grad_fn is not None:
-                variable.grad_fn.free()
-                variable._hooks = None  # type: ignore[attr-defined]
-    return ordered
-
-
-_accumulating = threading.Lock()
 _overrides: ContextVar[Mapping[TextVariable, TextVariable]] = ContextVar("textautograd_overrides")
 _NO_OVERRIDES: Mapping[TextVariable, TextVariable] = {}
 
@@ -436,11 +328,6 @@ def as_variable(value: str | TextVariable, what: str) -> TextVariable:
     return _made(value, None, False, None)
 
 
-def place(site: Site | None) -> str:
-    """A line of user code, for errors."""
-    return f"{site[0]}:{site[1]}, in {site[2]}" if site else "an unknown place"
-
-
 def _check_text(value: object, what: str) -> None:
     if not isinstance(value, str):
         raise UsageError(f"{what} must be a str or a TextVariable, not {type(value).__name__}")
@@ -456,23 +343,3 @@ def _rebuild(kind: Any, data: str, requires_grad: bool, name: str | None) -> Tex
     variable: TextVariable = kind.__new__(kind)
     variable._set(data, None, requires_grad, name)
     return variable
-
-
-def _settle(node: Node) -> None:
-    node.inputs = tuple(map(dispatch.wait, node.inputs))
-    node.output = dispatch.wait(node.output)
-
-
-def _check_versions(variable: Any) -> None:
-    node = variable.grad_fn
-    for used, version in zip(node.predecessors, node.versions, strict=True) if node else ():
-        if used._version != version:
-            _raise_modified(used, node)
-
-
-def _raise_modified(used: TextVariable, node: Node) -> NoReturn:
-    raise GraphError(
-        f"{used._title()} was modified after it was used, so the graph no longer tells how its "
-        f"text came about: used in {node.operation.name} at {place(node.site)}; modified at "
-        f"{place(used._modified_at)}. Call backward() before the change, or forward again after it"
-    )

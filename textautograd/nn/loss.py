@@ -9,10 +9,11 @@ from textautograd.engines.base import Engine, Request
 from textautograd.errors import UsageError
 from textautograd.gradient import Feedback, Gradient
 from textautograd.nn.module import Module
+from textautograd.operation import Operation
 from textautograd.prompts.form import fill_in
 from textautograd.prompts.judge import FORM, judge
 from textautograd.tape import Node
-from textautograd.variable import Operation, Scored, TextVariable, apply, as_variable
+from textautograd.variable import Scored, TextVariable, apply, as_variable
 
 
 class Loss(Operation):

@@ -1,0 +1,71 @@
+"""`Operation`: what a node did, and how a gradient passes back through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from textautograd import dispatch
+from textautograd.gradient import Gradient
+from textautograd.tape import Node
+
+
+class Operation:
+    """What a node did: runs forward, and says how a gradient passes back.
+
+    `names` are the slots of its predecessors. An exact operation has a `backward` of its own; an
+    opaque one (a model's call, a tool) takes the rule that `backward(rule=…)` names.
+    """
+
+    __slots__ = ("names",)
+    name = "operation"
+    is_opaque = False
+    runs_user_code = False
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+
+    def forward(self, *texts: str) -> str:
+        """The value, where it takes no waiting."""
+        raise NotImplementedError
+
+    async def run(self, texts: Sequence[str]) -> str:
+        """The value, where it may take waiting."""
+        if self.runs_user_code:
+            result: str = await dispatch.in_thread(self.forward, *texts)
+            return result
+        return self.forward(*texts)
+
+    def backward(self, node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
+        """One gradient or `None` per predecessor."""
+        raise NotImplementedError
+
+    async def pull(
+        self, node: Node, gradient: Gradient, rule: Any, engine: Any
+    ) -> Sequence[Gradient | None]:
+        """As `backward`, for an opaque operation."""
+        raise NotImplementedError
+
+    def without_rule(self, node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
+        """What an opaque operation passes back where its rule failed."""
+        return [None] * len(node.predecessors)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class Join(Operation):
+    """`sep.join(texts)`: the feedback on the whole is the feedback on each part."""
+
+    __slots__ = ("sep",)
+    name = "cat"
+
+    def __init__(self, count: int, sep: str) -> None:
+        super().__init__([f"part{i}" for i in range(count)])
+        self.sep = sep
+
+    def forward(self, *texts: str) -> str:
+        return self.sep.join(texts)
+
+    def backward(self, node: Node, gradient: Gradient) -> list[Gradient | None]:
+        return [gradient] * len(node.predecessors)
