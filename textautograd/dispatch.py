@@ -19,12 +19,14 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from textautograd.errors import UsageError
+from textautograd.errors import EngineError, UsageError
 from textautograd.tape import Gradient, Node, Site, Vertex, Walk
 
 if TYPE_CHECKING:
     import asyncio
 
+_working_for: contextvars.ContextVar[Site | None]
+_working_for = contextvars.ContextVar("textautograd_working_for", default=None)
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -104,12 +106,13 @@ def start(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
     A failure does not surface here but where the value is read.
     """
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value
-    except Exception as error:
-        return failed(error)
+    if not on_the_loop():
+        try:
+            coroutine.send(None)
+        except StopIteration as stop:
+            return stop.value
+        except Exception as error:
+            return failed(error)
     pending = Pending()
     _loop().submit(coroutine, contextvars.copy_context(), pending)
     return pending
@@ -143,15 +146,18 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
     import asyncio
 
     result: Future[Any] = Future()
+    result.set_running_or_notify_cancel()  # it cannot be stopped, whoever stops waiting for it
     context = contextvars.copy_context()
 
     def work() -> None:
         try:
             value = context.run(function, *args)
+        except StopIteration as error:  # no future can hold one
+            failure = RuntimeError(f"user code raised {error!r}")
+            failure.__cause__ = error
+            result.set_exception(failure)
         except BaseException as error:
             result.set_exception(error)
-            if not isinstance(error, Exception):
-                raise
         else:
             result.set_result(value)
 
@@ -165,14 +171,24 @@ def is_blocking() -> bool:
 
 
 def call_site() -> Site | None:
-    """The user's line that is being run: the innermost frame outside this package."""
+    """The user's line that is being run: the innermost frame outside this package, or the one that
+    a thread of the package works for."""
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
+        if code.co_filename == threading.__file__:
+            break
         if not code.co_filename.startswith(_PACKAGE):
             return code.co_filename, frame.f_lineno, code.co_qualname
         frame = frame.f_back  # type: ignore[assignment]
-    return None
+    return _working_for.get()
+
+
+def thread_context() -> contextvars.Context:
+    """A copy of the caller's context for a thread that works for the caller's line."""
+    context = contextvars.copy_context()
+    context.run(_working_for.set, call_site())
+    return context
 
 
 def drive(
@@ -218,6 +234,7 @@ class _Loop:
         self.loop = asyncio.new_event_loop()
         self.inbox: deque[tuple[Coroutine[Any, Any, Any], contextvars.Context, Pending]] = deque()
         self.is_awake = False
+        self.is_stopping = False
         self.running: set[asyncio.Task[Any]] = set()
         self.thread = threading.Thread(target=self._run, name="textautograd-loop", daemon=True)
         self.thread.start()
@@ -241,9 +258,11 @@ class _Loop:
 
     def _finish(self, pending: Pending, task: asyncio.Task[Any]) -> None:
         self.running.discard(task)
-        if task.cancelled():
+        if self.is_stopping:
             return
-        if (error := task.exception()) is not None:
+        if task.cancelled():
+            pending.set_exception(EngineError("the call was cancelled by what it was waiting for"))
+        elif (error := task.exception()) is not None:
             pending.set_exception(error)
         else:
             pending.set_result(task.result())
@@ -253,7 +272,12 @@ class _Loop:
 
         asyncio.set_event_loop(self.loop)
         try:
-            self.loop.run_forever()
+            while not self.is_stopping:
+                try:
+                    self.loop.run_forever()
+                except (SystemExit, KeyboardInterrupt):
+                    pass  # of one call: raised where its value is read
+            self.loop.set_exception_handler(lambda loop, context: None)
             tasks = asyncio.all_tasks(self.loop)
             for task in tasks:
                 task.cancel()
@@ -265,6 +289,7 @@ class _Loop:
     def stop(self) -> None:
         """At exit: calls in flight are abandoned, and the tasks that own clients close them."""
         if self.process == os.getpid() and self.thread.is_alive():
+            self.is_stopping = True
             self.loop.call_soon_threadsafe(self.loop.stop)
             self.thread.join(timeout=2)
 

@@ -10,7 +10,7 @@ from textautograd.gradient import Gradient
 from textautograd.operation import Operation
 from textautograd.rules import checked
 from textautograd.tape import Node
-from textautograd.variable import TextVariable, apply, as_variable
+from textautograd.variable import TextVariable, apply, as_variable, overriding
 
 
 class Context:
@@ -52,7 +52,7 @@ class Function:
         variables = [
             as_variable(value, f"input {i} of {cls.__name__}") for i, value in enumerate(inputs)
         ]
-        ctx = Context(tuple(v.requires_grad for v in variables))
+        ctx = Context(tuple(overriding(v).requires_grad for v in variables))
         return apply(_Applied(cls, ctx, len(variables)), *variables)
 
 

@@ -28,6 +28,8 @@ def cat(parts: Sequence[TextVariable | str], sep: str = "") -> TextVariable:
     """
     if isinstance(parts, (str, TextVariable)):
         raise UsageError("cat takes a list of texts: cat([x, y])")
+    if not isinstance(sep, str):
+        raise UsageError(f"cat's sep must be a str, not {type(sep).__name__}")
     variables = [as_variable(part, f"part {i} of cat") for i, part in enumerate(parts)]
     if not variables:
         raise UsageError("cat needs at least one part")
@@ -85,6 +87,8 @@ class Select(Operation):
 
 def select(options: Sequence[TextVariable | str], index: int) -> TextVariable:
     """The option at `index`; the others get no gradient (`torch.select`)."""
+    if isinstance(options, (str, TextVariable)):
+        raise UsageError("select takes a list of texts: select([x, y], 0)")
     variables = [as_variable(option, "an option of select") for option in options]
     if not -len(variables) <= index < len(variables):
         raise UsageError(f"index {index} is out of range for {len(variables)} options")
@@ -115,6 +119,8 @@ def mean(losses: Sequence[TextVariable]) -> TextVariable:
     Raises:
         UsageError: if there are none, or one is no loss (at once, or where its value is read).
     """
+    if isinstance(losses, TextVariable):
+        raise UsageError("mean takes a list of losses: mean([loss])")
     losses = list(losses)
     if not losses:
         raise UsageError("mean of no losses: the batch is empty")

@@ -44,13 +44,22 @@ class no_grad:
             @wraps(function)
             async def wrapper(*args: Any, **kwargs: Any) -> Any:
                 generator = function(*args, **kwargs)
+                step, value = generator.asend, None
                 while True:
                     with no_grad():
                         try:
-                            item = await anext(generator)
+                            item = await step(value)
                         except StopAsyncIteration:
                             return
-                    yield item
+                    step, value = generator.asend, None
+                    try:
+                        value = yield item
+                    except GeneratorExit:
+                        with no_grad():
+                            await generator.aclose()
+                        raise
+                    except BaseException as error:
+                        step, value = generator.athrow, error
 
         elif inspect.iscoroutinefunction(function):
 
@@ -74,7 +83,8 @@ class no_grad:
                     try:
                         value = yield item
                     except GeneratorExit:
-                        generator.close()
+                        with no_grad():
+                            generator.close()
                         raise
                     except BaseException as error:
                         step, value = "throw", error

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import overload
 
+from textautograd.errors import UsageError
+
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
@@ -15,8 +17,12 @@ class Feedback:
     """
 
     text: str
-    inputs: Mapping[str, str] | None = field(default=None, kw_only=True)
+    inputs: Mapping[str, str] | None = field(default=None, kw_only=True, hash=False)
     output: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise UsageError(f"a feedback's text must be a str, not {type(self.text).__name__}")
 
 
 class Gradient(Sequence[Feedback]):
@@ -32,10 +38,12 @@ class Gradient(Sequence[Feedback]):
     def __init__(self, feedbacks: Iterable[Feedback | str] = ()) -> None:
         if isinstance(feedbacks, str):
             feedbacks = [feedbacks]
+        if not isinstance(feedbacks, Iterable):
+            raise UsageError(f"a Gradient is made of feedbacks, not {type(feedbacks).__name__}")
         parts = tuple(Feedback(f) if isinstance(f, str) else f for f in feedbacks)
         for part in parts:
             if not isinstance(part, Feedback):
-                raise TypeError(f"a Gradient holds Feedback, not {type(part).__name__}")
+                raise UsageError(f"a Gradient holds Feedback, not {type(part).__name__}")
         self._parts: tuple[Feedback | Gradient, ...] = parts
         self._length = len(parts)
 
@@ -55,13 +63,19 @@ class Gradient(Sequence[Feedback]):
         return self._length > 0
 
     def __iter__(self) -> Iterator[Feedback]:
+        return self._after(0)
+
+    def _after(self, skipped: int) -> Iterator[Feedback]:
         stack: list[Feedback | Gradient] = [self]
         while stack:
             part = stack.pop()
-            if isinstance(part, Feedback):
-                yield part
-            else:
+            size = part._length if isinstance(part, Gradient) else 1
+            if skipped >= size:  # a whole part at once
+                skipped -= size
+            elif isinstance(part, Gradient):
                 stack.extend(reversed(part._parts))
+            else:
+                yield part
 
     @overload
     def __getitem__(self, index: int) -> Feedback: ...
@@ -69,22 +83,13 @@ class Gradient(Sequence[Feedback]):
     def __getitem__(self, index: slice) -> Sequence[Feedback]: ...
     def __getitem__(self, index: int | slice) -> Feedback | Sequence[Feedback]:
         if isinstance(index, slice):
-            start, stop, step = index.indices(self._length)
-            if step < 0:
-                return tuple(self)[index]
-            return tuple(islice(self, start, stop, step))
+            chosen = range(self._length)[index]
+            if chosen.step == 1:
+                return tuple(islice(self._after(chosen.start), len(chosen)))
+            return tuple(self[i] for i in chosen)
         if index < -self._length or index >= self._length:
             raise IndexError(f"index {index} of a gradient with {self._length} feedbacks")
-        index %= self._length
-        part: Feedback | Gradient = self
-        while isinstance(part, Gradient):  # down the rope, past whole parts
-            for inner in part._parts:
-                size = len(inner) if isinstance(inner, Gradient) else 1
-                if index < size:
-                    part = inner
-                    break
-                index -= size
-        return part
+        return next(self._after(index % self._length))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Gradient):
@@ -94,7 +99,7 @@ class Gradient(Sequence[Feedback]):
         )
 
     def __hash__(self) -> int:
-        return hash(tuple(map(repr, self)))
+        return hash(tuple(self))
 
     def __str__(self) -> str:
         texts = [f.text for f in self]
@@ -104,6 +109,9 @@ class Gradient(Sequence[Feedback]):
         shown = ", ".join(repr(f.text) for f in islice(self, 3))
         return f"Gradient([{shown}{', …' if self._length > 3 else ''}], {self._length} in all)"
 
+    def __reduce__(self) -> tuple[type["Gradient"], tuple[tuple[Feedback, ...]]]:
+        return Gradient, (tuple(self),)  # a rope may be too deep for pickle
+
 
 def as_gradient(value: "Gradient | str") -> Gradient:
     """A gradient from what a rule or a user may give for one."""
@@ -111,4 +119,4 @@ def as_gradient(value: "Gradient | str") -> Gradient:
         return value
     if isinstance(value, str):
         return Gradient([Feedback(value)])
-    raise TypeError(f"a gradient is a str or a Gradient, not {type(value).__name__}")
+    raise UsageError(f"a gradient is a str or a Gradient, not {type(value).__name__}")

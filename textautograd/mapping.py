@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextvars
 import threading
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from textautograd.dispatch import thread_context
 from textautograd.errors import UsageError
 
 T = TypeVar("T")
@@ -32,7 +32,8 @@ def map(fn: Callable[[T], R], items: Iterable[T], *, max_workers: int | None = N
     todo: SimpleQueue[int] = SimpleQueue()
     for index in range(len(items)):
         todo.put(index)
-    contexts = [contextvars.copy_context() for _ in items]
+    context = thread_context()
+    contexts = [context.copy() for _ in items]
     results: list[Any] = [None] * len(items)
     failures: dict[int, BaseException] = {}
     finished: SimpleQueue[None] = SimpleQueue()

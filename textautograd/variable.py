@@ -96,6 +96,8 @@ class TextVariable:
                 f"{self._title()} reads as a candidate's text here and cannot be assigned: "
                 "a gate's closure only evaluates"
             )
+        if isinstance(text, TextVariable):
+            text = text.data
         _check_text(text, "data")
         self._value = text
         self._version += 1
