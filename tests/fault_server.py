@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Step = dict[str, Any]
+Step = Any  # a dict, or a function of the request's body that returns one
 
 
 def answer(text: Any = "fine", finish_reason: Any = "stop", **message: Any) -> Step:
@@ -68,7 +68,10 @@ def faults(*script: Step) -> Iterator[Faults]:
 
         def do_POST(self) -> None:
             length = int(self.headers["content-length"])
-            step = state.next_step(json.loads(self.rfile.read(length)), dict(self.headers))
+            sent = json.loads(self.rfile.read(length))
+            step = state.next_step(sent, dict(self.headers))
+            if callable(step):
+                step = step(sent)
             if step.get("hang"):
                 state.over.wait(30)
                 self.close_connection = True

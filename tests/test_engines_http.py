@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
+import threading
 import traceback
 from email.utils import formatdate
 from typing import Any
@@ -346,6 +349,76 @@ def test_connections_are_kept_for_a_loop_and_end_with_it() -> None:
         asyncio.run(twice())  # not closed by hand: a warning here would fail the test
         asyncio.run(twice())
     assert len(server.bodies) == 42
+
+
+def test_a_cancelled_first_call_leaves_the_pool_to_the_others() -> None:
+    with faults(answer()) as server:
+        model = HTTP("tiny", server.url)
+
+        async def main() -> Reply:
+            first, second = (asyncio.create_task(call(model, ask())) for _ in range(2))
+            await asyncio.sleep(0)
+            first.cancel()
+            return await second
+
+        assert asyncio.run(main()).text == "fine"
+
+
+def test_past_loops_are_forgotten() -> None:
+    with faults(answer()) as server:
+        model = HTTP("tiny", server.url)
+        for _ in range(3):
+            asyncio.run(call(model, ask()))
+    assert len(model._pools._values) == 1
+
+
+def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with faults(answer()) as proxy, faults(answer()) as direct:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert run(HTTP("far", "http://model.test/v1")).text == "fine"
+        assert run(HTTP("near", direct.url)).text == "fine"
+    assert [body["model"] for body in proxy.bodies] == ["far"]
+    assert [body["model"] for body in direct.bodies] == ["near"]
+
+
+def test_https_to_a_server_without_it_says_so() -> None:
+    with faults(answer()) as server:
+        with pytest.raises(errors.ConnectionFailed, match="http://"):
+            run(HTTP("tiny", server.url.replace("http", "https")))
+
+
+def test_a_server_that_speaks_no_http_says_so() -> None:
+    def hello(listener: socket.socket) -> None:
+        with listener.accept()[0] as peer:
+            peer.recv(10_000)
+            peer.sendall(b"220 mail.test ready\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=hello, args=(listener,))
+        thread.start()
+        with pytest.raises(errors.IncompleteReplyError, match="not HTTP"):
+            run(HTTP("tiny", f"http://127.0.0.1:{listener.getsockname()[1]}"))
+        thread.join()
+
+
+def test_a_program_ends_without_a_word_while_calls_are_in_flight() -> None:
+    code = """
+from textautograd.dispatch import start, wait
+from textautograd.engines import Request, engine
+from textautograd.engines.ask import ask
+request = Request([{"role": "user", "content": "hi"}])
+model = engine("tiny", api_base="URL")
+print(wait(start(ask(model, request))).text)
+in_flight = start(ask(model, request))
+"""
+    with faults(answer(), {"hang": True}) as server:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code.replace("URL", server.url)],
+            capture_output=True,
+            text=True,
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
 
 
 STEPS = [

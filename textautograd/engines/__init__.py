@@ -6,13 +6,13 @@ from textautograd.engines.base import Engine, Reply, Request, Usage
 from textautograd.engines.budget import Budget, Metered
 from textautograd.engines.cache import Cached, Coalesced, caching
 from textautograd.engines.call import call, call_now
-from textautograd.engines.factory import (
+from textautograd.engines.default import (
     as_engine,
     default_engine,
-    engine,
     set_default_engine,
     use_engine,
 )
+from textautograd.engines.factory import engine
 from textautograd.engines.http import HTTP
 from textautograd.engines.limit import Limited
 from textautograd.engines.litellm import LiteLLM

@@ -55,7 +55,9 @@ class Complaint:
     @property
     def rejects_schema(self) -> bool:
         """Whether it is the JSON schema that the server does not take."""
-        return self.status in (400, 422) and bool(_SCHEMA.search(f"{self.code} {self.words}"))
+        said = f"{self.code} {self.words}"
+        is_other = _CONTEXT.search(said) or _FILTER.search(said)
+        return self.status in (400, 422) and not is_other and bool(_SCHEMA.search(said))
 
     def error(self) -> EngineError:
         """The package's error for it."""
@@ -79,12 +81,8 @@ class Complaint:
         return BadRequestError(message, status=status)
 
 
-def complaint(status: int, body: str, headers: Mapping[str, str]) -> Complaint:
-    """Reads a reply whose status is no success."""
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        content = body
+def complaint(status: int, content: Any, headers: Mapping[str, str]) -> Complaint:
+    """Reads a reply whose status is no success: parsed JSON, or the text where it is none."""
     inner = content.get("error", content) if isinstance(content, dict) else content
     words, code = _words(inner)
     return Complaint(status, words, code, retry_after(headers))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from weakref import WeakKeyDictionary
 
 from textautograd.engines.base import Engine, Reply, Request
 
@@ -61,7 +60,7 @@ class PerLoop(Generic[T]):
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
-        self._values: WeakKeyDictionary[AbstractEventLoop, T] = WeakKeyDictionary()
+        self._values: dict[AbstractEventLoop, T] = {}
 
     def here(self) -> T:
         """The running loop's value."""
@@ -70,6 +69,8 @@ class PerLoop(Generic[T]):
         loop = asyncio.get_running_loop()
         value = self._values.get(loop)
         if value is None:
+            for past in [known for known in list(self._values) if known.is_closed()]:
+                self._values.pop(past, None)
             value = self._values[loop] = self._make()
         return value
 

@@ -138,12 +138,14 @@ class _Hold:
     """One call's reservation in every active budget."""
 
     def __init__(self, request: Request) -> None:
-        characters = sum(len(str(message["content"])) for message in request.messages)
-        self.input_tokens = _tokens(characters)
-        self.tokens = self.input_tokens + (request.max_tokens or 0)
         self.budgets: list[Budget] = []
+        active = _active.get()
+        if not active:
+            return
+        self.input_tokens = _tokens(sum(len(str(m["content"])) for m in request.messages))
+        self.tokens = self.input_tokens + (request.max_tokens or 0)
         try:
-            for budget in _active.get():
+            for budget in active:
                 budget.reserve(self.tokens)
                 self.budgets.append(budget)
         except BaseException:
@@ -161,6 +163,8 @@ class _Hold:
         self._settle(error.usage if isinstance(error, EngineError) else None)
 
     def _settle(self, usage: Usage | None, characters: int = 0) -> None:
+        if not self.budgets:
+            return
         estimated = 0
         if usage is not None:
             usage = replace(usage, calls=max(1, usage.calls))

@@ -1,27 +1,23 @@
-"""Engines by name, and which one is used where none is named."""
+"""`engine(name, …)`: a model by its name, with everything around it that a call needs."""
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from textautograd.engines._address import Address
 from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.engines.cache import Cached, Coalesced
-from textautograd.engines.http import HTTP, Address
+from textautograd.engines.http import HTTP
 from textautograd.engines.limit import Limited
 from textautograd.engines.litellm import LiteLLM
 from textautograd.engines.retry import Retrying
 from textautograd.errors import UsageError
-
-_default: ContextVar[Engine | None] = ContextVar("default_engine", default=None)
 
 _OPTIONS = (
     "structured, api_key, api_base, cache, max_concurrency, timeout, max_attempts, "
@@ -130,50 +126,6 @@ class Named(Wrapper):
 
     def __repr__(self) -> str:
         return self.name
-
-
-def as_engine(value: str | Engine) -> Engine:
-    """The engine itself, or the one of that name, of which a process has one.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    if isinstance(value, str):
-        return _by_name(value)
-    if isinstance(value, type) or not callable(getattr(value, "complete", None)):
-        raise UsageError(
-            f"an engine is a name such as 'openai/gpt-4o-mini' or an object with "
-            f"`async def complete(request)`, not {value!r}"
-        )
-    return value
-
-
-@functools.cache
-def _by_name(name: str) -> Engine:
-    return engine(name)
-
-
-def set_default_engine(value: str | Engine | None) -> None:
-    """From here on, in this context, what names no engine uses this one; `None` undoes it."""
-    _default.set(None if value is None else as_engine(value))
-
-
-@contextmanager
-def use_engine(value: str | Engine) -> Iterator[Engine]:
-    """Inside the `with`, what names no engine uses this one."""
-    token = _default.set(as_engine(value))
-    try:
-        yield as_engine(value)
-    finally:
-        _default.reset(token)
-
-
-def default_engine() -> Engine:
-    """The context's engine, else the one that TEXTAUTOGRAD_MODEL names, else "local"."""
-    chosen = _default.get()
-    if chosen is not None:
-        return chosen
-    return as_engine(os.environ.get("TEXTAUTOGRAD_MODEL", "").strip() or "local")
 
 
 def _no_such_option(name: str) -> str:

@@ -7,9 +7,10 @@ import os
 from collections.abc import Mapping
 from contextvars import Context
 from io import BytesIO
-from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import Any
+from urllib.parse import urlsplit
 
+from textautograd.engines._address import Address
 from textautograd.engines._chat import Provider
 from textautograd.engines._failures import complaint, shown
 from textautograd.engines._wrapper import PerLoop
@@ -23,12 +24,6 @@ from textautograd.errors import (
     UsageError,
 )
 
-if TYPE_CHECKING:
-    from asyncio import Future, Task
-
-    from aiohttp import ClientSession
-
-_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _LARGEST_BODY = 20 * 2**20  # bytes
 
 
@@ -58,7 +53,9 @@ class HTTP(Provider):
         if self._address.has_login and api_key is not None:
             raise UsageError("give either api_key= or a login in api_base=, not both")
         self._secrets = [s for s in (api_key and api_key.strip(), *self._address.secrets) if s]
-        self._pools: PerLoop[_Pool] = PerLoop(lambda: _Pool(self._headers, self.timeout))
+        self._pools: PerLoop[_Pool] = PerLoop(
+            lambda: _Pool(self._address.endpoint, self._headers, self.timeout)
+        )
 
     @property
     def api_base(self) -> str:
@@ -78,31 +75,28 @@ class HTTP(Provider):
         if isinstance(answer, EngineError):
             raise answer  # out here, where no exception that holds headers is its context
         status, headers, body = answer
+        content = self.redacted_in(_parsed(body))
         if 300 <= status < 400:
             target = urlsplit(headers.get("Location", ""))
+            there = self.redacted(f"{target.scheme}://{target.hostname}{target.path}")
             raise NotFoundError(
-                f"{status}: {self._address.host} redirects to "
-                f"{target.scheme}://{target.hostname}{target.path}: give that as api_base=",
+                f"{status}: {self._address.host} redirects to {there}: give that as api_base=",
                 status=status,
             )
         if status >= 400:
-            text = self.redacted(body.decode(errors="replace"))
-            raise self.failed(complaint(status, text, headers), request)
-        try:
-            content = json.loads(body)
-        except (ValueError, RecursionError):
-            content = body
-        if isinstance(content, bytes):
-            text = self.redacted(content.decode(errors="replace"))
+            raise self.failed(complaint(status, content, headers), request)
+        if isinstance(content, str):
             raise IncompleteReplyError(
-                f"{self._address.host} sent no JSON: {shown(text)}", status=status, text=text
+                f"{self._address.host} sent no JSON object: {shown(content)}",
+                status=status,
+                text=content,
             )
         return self.read(content, request)
 
     async def _post(self, data: bytes) -> tuple[int, Mapping[str, str], bytes] | EngineError:
         import aiohttp
 
-        session = await self._pools.here().session()
+        session = self._pools.here().session
         body = bytearray()
         host = self._address.host
         try:
@@ -119,9 +113,14 @@ class HTTP(Provider):
                 return response.status, response.headers, bytes(body)
         except TimeoutError:
             return TimeoutExpired(f"{host} sent no reply within {self.timeout} s: raise timeout=")
+        except aiohttp.ClientConnectorCertificateError:
+            return EngineError(f"the certificate of {host} is not trusted")
+        except aiohttp.ClientSSLError:
+            return ConnectionFailed(f"no TLS with {host}: is it http:// and not https://?")
+        except aiohttp.ClientProxyConnectionError:
+            return ConnectionFailed("cannot connect to the proxy that the environment names")
         except aiohttp.ClientConnectorError as error:
-            number = error.os_error.errno
-            reason = os.strerror(number) if number and number > 0 else type(error).__name__
+            reason = _reason(error.os_error)
             return ConnectionFailed(f"cannot connect to {host} ({reason}): is the server running?")
         except aiohttp.ClientResponseError as error:
             return IncompleteReplyError(f"{host} sent what is not HTTP: {error.status}")
@@ -136,32 +135,27 @@ class HTTP(Provider):
 
 
 class _Pool:
-    """One event loop's connections, owned by a task: they close when it is cancelled, as every
-    task is when its loop ends."""
+    """One event loop's connections. A task closes them when it is cancelled, as every task is when
+    its loop ends."""
 
-    def __init__(self, headers: Mapping[str, str], timeout: float | None) -> None:
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        self._ready: Future[ClientSession] = loop.create_future()
-        self._keeper: Task[None] = loop.create_task(self._keep(headers, timeout), context=Context())
-
-    async def session(self) -> ClientSession:
-        return self._ready.result() if self._ready.done() else await self._ready
-
-    async def _keep(self, headers: Mapping[str, str], timeout: float | None) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], timeout: float | None) -> None:
         import asyncio
 
         import aiohttp
 
-        async with aiohttp.ClientSession(
+        self.session = aiohttp.ClientSession(
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=timeout),
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=True,
-        ) as session:
-            self._ready.set_result(session)
+            trust_env=_goes_through_a_proxy(url),
+        )
+        self._keeper = asyncio.create_task(self._keep(), context=Context())
+
+    async def _keep(self) -> None:
+        import asyncio
+
+        async with self.session:
             await asyncio.get_running_loop().create_future()
 
     async def close(self) -> None:
@@ -171,27 +165,25 @@ class _Pool:
         await asyncio.wait([self._keeper])
 
 
-class Address:
-    """Where the server is: `endpoint` to call, `shown` and `host` to show, without secrets."""
+def _goes_through_a_proxy(url: str) -> bool:
+    # Asked once for each pool: aiohttp's `trust_env` asks, and reads ~/.netrc, at every request.
+    from urllib.request import getproxies, proxy_bypass
 
-    def __init__(self, api_base: str) -> None:
-        try:
-            parts = urlsplit(api_base.strip())
-            port = parts.port
-        except (ValueError, AttributeError):
-            parts, port = urlsplit(""), None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError("api_base must be an address such as http://127.0.0.1:8000/v1")
-        name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        path = parts.path.rstrip("/").removesuffix("/chat/completions")
-        self.host = f"{name}:{port or (443 if parts.scheme == 'https' else 80)}"
-        self.shown = f"{parts.scheme}://{name}{f':{port}' if port else ''}{path}"
-        self.endpoint = urlunsplit(parts._replace(path=f"{path}/chat/completions", fragment=""))
-        self.is_confidential = parts.scheme == "https" or parts.hostname in _THIS_MACHINE
-        self.has_login = parts.username is not None
-        values = [pair.partition("=")[2] for pair in parts.query.split("&")]
-        hidden = [parts.username, parts.password, *values]
-        self.secrets = {form for s in hidden if s and len(s) > 5 for form in (s, unquote(s))}
+    parts = urlsplit(url)
+    return parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
+
+
+def _parsed(body: bytes) -> Any:
+    """The JSON in a body, or its text."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return body.decode(errors="replace")
+
+
+def _reason(error: OSError) -> str:
+    number = error.errno or 0
+    return os.strerror(number) if number > 0 else error.strerror or type(error).__name__
 
 
 def _header_value(api_key: str) -> str:

@@ -6,6 +6,7 @@ import os
 import threading
 from typing import Any
 
+from textautograd.engines._address import Address
 from textautograd.engines._chat import Provider
 from textautograd.engines._failures import Complaint, retry_after, shown
 from textautograd.engines.base import Reply, Request
@@ -41,10 +42,15 @@ class LiteLLM(Provider):
         self._where = {"api_base": api_base, "api_key": api_key}
         self._where = {name: value for name, value in self._where.items() if value is not None}
         self._secrets = [api_key] if api_key else []
+        self._place = ""
+        if api_base is not None:
+            address = Address(api_base)
+            self._place = f" at {address.shown}"
+            self._secrets += address.secrets
 
     @property
     def identity(self) -> str:
-        return f"litellm {self.model}"
+        return f"litellm {self.model}{self._place}"
 
     def __repr__(self) -> str:
         return f"LiteLLM({self.model!r})"
@@ -73,6 +79,7 @@ class LiteLLM(Provider):
 
     def _translated(self, error: Any, request: Request) -> EngineError | UsageError:
         kind = type(error).__name__
+        self._secrets = list({*self._secrets, *_keys_of_the_environment()})
         words = shown(self.redacted(getattr(error, "message", None) or str(error)))
         status = getattr(error, "status_code", None)
         status = status if isinstance(status, int) else 500
@@ -104,6 +111,12 @@ class LiteLLM(Provider):
             from litellm.llms.custom_httpx.async_client_cleanup import close_litellm_async_clients
 
             await close_litellm_async_clients()
+
+
+def _keys_of_the_environment() -> list[str]:
+    """What litellm may have read there and a provider may repeat."""
+    names = [name for name in os.environ if name.endswith(("_KEY", "_TOKEN", "_SECRET"))]
+    return [os.environ[name] for name in names if len(os.environ[name]) > 7]
 
 
 def _litellm() -> Any:

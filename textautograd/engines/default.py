@@ -1,0 +1,59 @@
+"""Which engine is meant: by name, or where none is named."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from textautograd.engines.base import Engine
+from textautograd.engines.factory import engine
+from textautograd.errors import UsageError
+
+_default: ContextVar[Engine | None] = ContextVar("default_engine", default=None)
+
+
+def as_engine(value: str | Engine) -> Engine:
+    """The engine itself, or the one of that name, of which a process has one.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if isinstance(value, str):
+        return _by_name(value)
+    if isinstance(value, type) or not callable(getattr(value, "complete", None)):
+        raise UsageError(
+            f"an engine is a name such as 'openai/gpt-4o-mini' or an object with "
+            f"`async def complete(request)`, not {value!r}"
+        )
+    return value
+
+
+@functools.cache
+def _by_name(name: str) -> Engine:
+    return engine(name)
+
+
+def set_default_engine(value: str | Engine | None) -> None:
+    """From here on, in this context, what names no engine uses this one; `None` undoes it."""
+    _default.set(None if value is None else as_engine(value))
+
+
+@contextmanager
+def use_engine(value: str | Engine) -> Iterator[Engine]:
+    """Inside the `with`, what names no engine uses this one."""
+    token = _default.set(as_engine(value))
+    try:
+        yield as_engine(value)
+    finally:
+        _default.reset(token)
+
+
+def default_engine() -> Engine:
+    """The context's engine, else the one that TEXTAUTOGRAD_MODEL names, else "local"."""
+    chosen = _default.get()
+    if chosen is not None:
+        return chosen
+    return as_engine(os.environ.get("TEXTAUTOGRAD_MODEL", "").strip() or "local")
