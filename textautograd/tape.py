@@ -128,8 +128,10 @@ class Walk:
         """Takes one gradient or `None` per predecessor of a variable that `ready` handed out.
 
         Raises:
-            GraphError: if there are more or fewer than its predecessors.
+            GraphError: if there are more or fewer than its predecessors, or it was not handed out.
         """
+        if variable not in self._handed_out:
+            raise GraphError(f"{variable!r} was not handed out, or is done already")
         node = variable.grad_fn
         predecessors = node.predecessors if node else ()
         if len(pulled) != len(predecessors):
@@ -179,11 +181,12 @@ def _live(variable: Vertex) -> Iterator[Vertex]:
 
 
 def _successors_first(roots: Sequence[Vertex]) -> list[Vertex]:
-    """Reverse post-order from the roots, slot by slot, without recursion."""
+    """Reverse post-order from the roots, without recursion. Last slots go first, so that in the
+    reverse what comes first in the program comes first."""
     seen: set[Vertex] = set()
     post_order: list[Vertex] = []
     stack: list[tuple[Vertex, Iterator[Vertex] | None]]
-    stack = [(root, None) for root in reversed(roots) if root.requires_grad]
+    stack = [(root, None) for root in roots if root.requires_grad]
     while stack:
         variable, rest = stack.pop()
         if rest is None:
@@ -195,7 +198,7 @@ def _successors_first(roots: Sequence[Vertex]) -> list[Vertex]:
                     f"backward a second time through {variable.grad_fn}, whose saved values were "
                     "freed by the first: pass retain_graph=True to the first backward()"
                 )
-            rest = _live(variable)
+            rest = reversed([*_live(variable)])
         for predecessor in rest:
             if predecessor not in seen:
                 stack += [(variable, rest), (predecessor, None)]
