@@ -13,7 +13,7 @@ from typing import Any
 from textautograd.engines.ask import ask
 from textautograd.engines.base import Engine, Message, Request
 from textautograd.errors import IncompleteReplyError, ReplyError, SchemaRejected
-from textautograd.prompts.quote import tag
+from textautograd.prompts.quote import tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Form:
             return (
                 f"Reply with one JSON object. Its keys: {keys}. Each value is text{null}{number}."
             )
-        shown = "\n".join(f"<{t}>…</{t}>" for t in map(tag, self.names))
+        shown = "\n".join(f"<{t}>…</{t}>" for t in tags(self.names).values())
         null = " For no change write NO CHANGE between them." if self.nullable else ""
         return f"End your reply with exactly these tags and your text between them.{null}\n{shown}"
 
@@ -56,6 +56,8 @@ class Form:
             ReplyError: says what is wrong with it.
         """
         body = _THINKING.sub("", reply, count=1).strip()
+        if _THINKING_BEGINS.match(body):
+            raise ReplyError("it ends within its reasoning")
         fenced = _FENCE.fullmatch(body)
         bare = fenced[1].strip() if fenced else body
         parts = self._from_json(bare) if bare.startswith("{") else self._from_tags(body)
@@ -72,16 +74,21 @@ class Form:
 
     def _from_tags(self, text: str) -> dict[str, Any]:
         parts: dict[str, Any] = {}
-        for name in self.names:
-            t = re.escape(tag(name))
-            opened, closed = re.findall(f"<{t}>", text), re.findall(f"</{t}>", text)
-            found = re.findall(f"<{t}>(.*?)</{t}>", text, re.DOTALL)
-            if not (len(opened) == len(closed) == len(found) == 1):
+        named = tags(self.names)
+        if not any(f"<{t}>" in text for t in named.values()):
+            raise ReplyError("it is neither a JSON object nor text between the tags")
+        for name, t in named.items():
+            opened, closed = text.count(f"<{t}>"), text.count(f"</{t}>")
+            _, _, rest = text.partition(f"<{t}>")
+            part, end, _ = rest.partition(f"</{t}>")
+            if not (opened == closed == 1 and end):
                 raise ReplyError(
-                    f"it must have exactly one <{tag(name)}>…</{tag(name)}>, "
-                    f"not {len(opened)} opened and {len(closed)} closed"
+                    f"it must have exactly one <{t}>…</{t}>, "
+                    f"not {opened} opened and {closed} closed"
                 )
-            parts[name] = found[0]
+            if any(f"<{other}>" in part for other in named.values()):
+                raise ReplyError(f"another part begins before </{t}>")
+            parts[name] = part
         return parts
 
     def _part(self, name: str, value: Any) -> str | None:
@@ -154,7 +161,7 @@ def _once_more(reply: str, objection: str) -> list[Message]:
 def _number(name: str, value: Any) -> str:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ReplyError(f"{name!r} must be a number from 0 to 1") from None
     if isinstance(value, bool) or not 0 <= number <= 1:
         raise ReplyError(f"{name!r} must be a number from 0 to 1, not {value!r}")
@@ -169,5 +176,6 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _THINKING = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
+_THINKING_BEGINS = re.compile(r"<think(?:ing)?>")
 _FENCE = re.compile(r"\A```[a-zA-Z]*\n(.*)\n```\Z", re.DOTALL)
 _NO_CHANGE = {"no change", "none", "null", "no change needed", "n/a"}

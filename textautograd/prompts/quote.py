@@ -1,6 +1,6 @@
 """Quoting: text that may hold anything goes into a prompt as data that it cannot end."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 def quote(blocks: Mapping[str, str]) -> str:
@@ -9,20 +9,29 @@ def quote(blocks: Mapping[str, str]) -> str:
     Where a text contains one of the tags used, all tags of this prompt get a number that no text
     contains (`<hint-2>`), so no text can close its own block or open a neighbour's.
     """
-    tags = {name: tag(name) for name in blocks}
     everything = "\n".join(blocks.values()).lower()
+    named = tags(blocks)
+    marks = [mark + tag for tag in named.values() for mark in ("<", "</")]
     number, suffix = 1, ""
-    while any(f"{mark}{t}{suffix}".lower() in everything for t in tags.values() for mark in _MARKS):
+    while any(f"{mark}{suffix}".lower() in everything for mark in marks):
         number += 1
         suffix = f"-{number}"
     return "\n\n".join(
-        f"<{tags[name]}{suffix}>\n{text}\n</{tags[name]}{suffix}>" for name, text in blocks.items()
+        f"<{named[name]}{suffix}>\n{text}\n</{named[name]}{suffix}>"
+        for name, text in blocks.items()
     )
 
 
-_MARKS = ("<", "</")
-
-
-def tag(name: str) -> str:
-    """A name as it can stand in a tag: `question.1` → `question-1`."""
-    return "".join(c if c.isalnum() or c in "_-" else "-" for c in name) or "text"
+def tags(names: Iterable[str]) -> dict[str, str]:
+    """Names as they can stand in tags (`question.1` → `question-1`), each different."""
+    found: dict[str, str] = {}
+    used: set[str] = set()
+    for name in names:
+        plain = "".join(c if c.isalnum() or c in "_-" else "-" for c in name) or "text"
+        tag, number = plain, 1
+        while tag.lower() in used:
+            number += 1
+            tag = f"{plain}-{number}"
+        used.add(tag.lower())
+        found[name] = tag
+    return found

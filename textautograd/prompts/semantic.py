@@ -27,7 +27,7 @@ def semantic(
 ) -> list[Message]:
     """Messages that ask how each input in `asked` should change."""
     blocks = step(task, inputs, output, feedback)
-    names = ", ".join(asked)
+    names = ", ".join(shown_as(name, inputs) for name in asked)
     question = f"How should each of these inputs change: {names}?"
     return [
         {"role": "system", "content": SYSTEM},
@@ -36,7 +36,25 @@ def semantic(
 
 
 def step(task: str, inputs: Mapping[str, str], output: str, feedback: str) -> dict[str, str]:
-    """One call as quoted blocks; an input with the name of another block is called `input-…`."""
-    own = {"task", "output", "feedback"}
-    named = {f"input-{name}" if name in own else name: text for name, text in inputs.items()}
+    """One call as quoted blocks."""
+    named = {block: inputs[name] for name, block in _blocks(inputs).items()}
     return {"task": task, **named, "output": output, "feedback": feedback}
+
+
+def shown_as(name: str, inputs: Mapping[str, str]) -> str:
+    """An input's name, and what its block is called where that differs."""
+    block = _blocks(inputs)[name]
+    return name if block == name else f"{name} (shown as {block})"
+
+
+def _blocks(inputs: Mapping[str, str]) -> dict[str, str]:
+    """An input with the name of another block is called `input-…`."""
+    found: dict[str, str] = {}
+    taken = {"task", "output", "feedback"}
+    for name in inputs:
+        block = name
+        while block in taken or (block != name and block in inputs):
+            block = f"input-{block}"
+        found[name] = block
+        taken.add(block)
+    return found

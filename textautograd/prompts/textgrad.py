@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from textautograd.engines.base import Message
 from textautograd.prompts.quote import quote
-from textautograd.prompts.semantic import step
+from textautograd.prompts.semantic import shown_as, step
 
 SYSTEM = """\
 You are part of a system that improves a text, the variable, by giving feedback on it. You are \
@@ -22,7 +22,7 @@ def textgrad(
 ) -> list[Message]:
     """Messages that ask for feedback on the one input `variable`."""
     shown = quote(step(task, inputs, output, feedback))
-    question = f"The variable is {variable}. Give feedback on it."
+    question = f"The variable is {shown_as(variable, inputs)}. Give feedback on it."
     return [
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": f"{shown}\n\n{question}\n{how}"},
