@@ -2,8 +2,8 @@
 
 A rule is `rule(node, gradient, engine)` and returns one `Gradient`, str or `None` per predecessor;
 it may be a coroutine function. The node tells `operation.names`, `inputs` and `output`, all texts
-by then, and which `predecessors` require a gradient. The engine is the one that backward names, else
-the one of the node's forward call; `None` for a tool, which has none.
+by then, and which `predecessors` require a gradient. The engine is the one that backward names,
+else the one of the node's forward call; `None` for a tool, which has none.
 """
 
 from __future__ import annotations
@@ -101,11 +101,11 @@ async def follow(rule: Rule, node: Node, gradient: Gradient, engine: Engine | No
     """
     if rule in (semantic, textgrad):
         pulled = await rule(node, gradient, engine)
-    elif inspect.iscoroutinefunction(rule):
-        await dispatch.on_loop()
-        pulled = await rule(node, gradient, engine)
     else:
         pulled = await dispatch.in_thread(rule, node, gradient, engine)
+        if inspect.isawaitable(pulled):
+            await dispatch.on_loop()
+            pulled = await pulled
     return checked(pulled, node)
 
 
