@@ -186,7 +186,7 @@ def _successors_first(roots: Sequence[Vertex]) -> list[Vertex]:
     seen: set[Vertex] = set()
     post_order: list[Vertex] = []
     stack: list[tuple[Vertex, Iterator[Vertex] | None]]
-    stack = [(root, None) for root in roots if root.requires_grad]
+    stack = [(root, None) for root in dict.fromkeys(roots) if root.requires_grad]
     while stack:
         variable, rest = stack.pop()
         if rest is None:
