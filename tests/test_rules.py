@@ -51,7 +51,8 @@ class Agent(nn.Module):
 
     def forward(self, question: str) -> ta.TextVariable:
         first, second = self.first(question=question), self.second(question=question)
-    return loss  # type: ignore[no-any-return]
+        output: ta.TextVariable = self.solve(question=question, first=first, second=second)
+        return output
 
 
 def forward_text(request: Request) -> str:
