@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 
+from textautograd.data.sampling import check_int
 from textautograd.engines import as_engine, default_engine
 from textautograd.engines.base import Engine
 from textautograd.errors import UsageError
@@ -37,6 +38,14 @@ class LLM(Module):
     ) -> None:
         if not isinstance(instruction, Parameter):
             instruction = Parameter(instruction)
+        if output_format is not None and not isinstance(output_format, str):
+            raise UsageError(f"output_format must be a str, not {type(output_format).__name__}")
+        if max_tokens is not None:
+            check_int("LLM", "max_tokens", max_tokens, at_least=1)
+        if temperature is not None and not (
+            isinstance(temperature, (int, float)) and temperature >= 0
+        ):
+            raise UsageError(f"temperature must be a number of at least 0, not {temperature!r}")
         self.instruction = instruction
         self.engine: Engine | None = None if engine is None else as_engine(engine)
         self.output_format = output_format

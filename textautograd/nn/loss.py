@@ -60,6 +60,8 @@ class ExactMatchLoss(Module):
     """
 
     def __init__(self, extract: Callable[[str], str] | None = None) -> None:
+        if extract is not None and not callable(extract):
+            raise UsageError(f"extract must be a function, not {type(extract).__name__}")
         self.extract = extract
 
     def forward(self, output: TextVariable | str, target: str) -> TextVariable:
@@ -101,6 +103,8 @@ class JudgeLoss(Module):
     """
 
     def __init__(self, criterion: str, *, engine: Engine | str | None = None) -> None:
+        if not isinstance(criterion, str):
+            raise UsageError(f"the criterion must be a str, not {type(criterion).__name__}")
         self.criterion = criterion
         self.engine: Engine | None = None if engine is None else as_engine(engine)
 

@@ -7,14 +7,16 @@ and no `super().__init__()` to forget.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from reprlib import recursive_repr
 from typing import Any, TypeVar
 
 from textautograd.engines import as_engine
 from textautograd.engines.base import Engine
-from textautograd.errors import StateError
+from textautograd.errors import StateError, UsageError
 from textautograd.variable import RemovableHandle, TextVariable, overridden
 
 M = TypeVar("M", bound="Module")
+_MISSING = object()
 
 
 class Parameter(TextVariable):
@@ -37,7 +39,7 @@ class Module:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What calling the module does."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward")
+        raise UsageError(f"{type(self).__name__} has no forward: define one")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         hooks = self.__dict__.get("_forward_hooks") or {}
@@ -115,7 +117,8 @@ class Module:
         return self
 
     def _to(self, engine: Engine) -> None:
-        if "engine" in vars(self):
+        own = vars(self).get("engine", _MISSING)
+        if own is None or callable(getattr(own, "complete", None)):
             vars(self)["engine"] = engine
 
     def requires_grad_(self: M, requires_grad: bool = True) -> M:
@@ -143,6 +146,7 @@ class Module:
         """What `repr` says of this module besides its parts."""
         return ""
 
+    @recursive_repr("(a module that contains this one)")
     def __repr__(self) -> str:
         lines = [f"({key}): {_indented(repr(part))}" for key, part in _parts(self)]
         head = f"{type(self).__name__}({self.extra_repr()}"
@@ -235,9 +239,13 @@ class Container(Module):
 
 def _parts(module: Module) -> Iterator[tuple[str, Any]]:
     """The nearest modules and parameters below a module."""
+    seen: set[int] = set()
     stack = list(_children(module))[::-1]
     while stack:
         key, item = stack.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
         if isinstance(item, (Module, Parameter)):
             yield key, item
         else:
