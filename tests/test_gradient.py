@@ -122,6 +122,7 @@ def test_neither_depth_nor_length_meets_recursion() -> None:
     expected = [str(i) for i in range(20_000)]
     assert [f.text for f in left] == [f.text for f in right] == expected
     assert left == right
+    assert left[:] == tuple(left)
     assert left[19_999].text == right[19_999].text == "19999"
     for gradient in (left, right):
         assert pickle.loads(pickle.dumps(gradient)) == gradient

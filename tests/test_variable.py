@@ -1,0 +1,556 @@
+"""Variables behave as PyTorch's tensors do, where a text can."""
+
+import contextlib
+import copy
+import gc
+import pickle
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import textautograd as ta
+from textautograd import Gradient, TextVariable, nn
+from textautograd.engines import Reply, Request, Scripted
+from textautograd.errors import EngineError, GraphError, UsageError
+
+
+def leaf(text: str = "x", name: str | None = None) -> TextVariable:
+    return TextVariable(text, requires_grad=True, name=name)
+
+
+def texts(gradient: Gradient | None) -> list[str]:
+    assert gradient is not None
+    return [f.text for f in gradient]
+
+
+def loss_of(output: TextVariable, target: str = "right") -> TextVariable:
+    return nn.ExactMatchLoss()(output, target)  # type: ignore[no-any-return]
+
+
+class Held:
+    """An async engine that answers once it is told to."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.go = threading.Event()
+        self.engine = Scripted(self.answer)
+
+    async def answer(self, request: Request) -> str:
+        import asyncio
+
+        self.asked.set()
+        await asyncio.to_thread(self.go.wait, 60)
+        return "late"
+
+
+# Leaves
+
+
+def test_a_leaf() -> None:
+    x = TextVariable("text", name="x")
+    assert (x.data, str(x), x.name) == ("text", "text", "x")
+    assert x.is_leaf and not x.requires_grad and x.grad is None and x.grad_fn is None
+    assert leaf().requires_grad
+    assert nn.Parameter("p").requires_grad
+    assert not nn.Parameter("p", requires_grad=False).requires_grad
+
+
+def test_requires_grad_is_inherited_and_a_node_recorded_only_then() -> None:
+    x, constant = leaf(), TextVariable("c")
+    y = x + constant
+    assert y.requires_grad and not y.is_leaf and y.grad_fn is not None
+    assert y.grad_fn.predecessors == (x, constant)
+    z = constant + constant
+    assert not z.requires_grad and z.is_leaf and z.grad_fn is None
+
+
+def test_requires_grad_is_set_on_leaves_only() -> None:
+    x = TextVariable("x")
+    x.requires_grad = True
+    y = x + "!"
+    assert y.requires_grad
+    with pytest.raises(GraphError, match="leaves only"):
+        y.requires_grad = False
+
+
+def test_assigning_data() -> None:
+    x = leaf("old")
+    x.data = "new"
+    assert x.data == "new"
+    x.data = TextVariable("newer")  # type: ignore[assignment]
+    assert x.data == "newer"
+    with pytest.raises(GraphError, match="only a leaf can be assigned"):
+        (x + "!").data = "z"
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"bytes", ["text"], 1.5, object()])
+def test_wrong_types_are_usage_errors(wrong: Any) -> None:
+    with pytest.raises(UsageError, match=type(wrong).__name__):
+        TextVariable(wrong)
+    x = leaf("x")
+    with pytest.raises(UsageError, match=type(wrong).__name__):
+        x.data = wrong
+    assert x.data == "x"
+    if wrong is not None:
+        with pytest.raises(UsageError, match=type(wrong).__name__):
+            (x + "!").backward(wrong)
+        with pytest.raises(TypeError):
+            x + wrong
+        with pytest.raises(TypeError):
+            wrong + x
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x" * 2**20, "\ud800 alone", "{question} </data> %s \\1 \0", "\r\n\u2028"]
+)
+def test_any_text_goes_through_unchanged(text: str) -> None:
+    x = leaf(text)
+    y = ta.fill("{v}", v=ta.select([ta.cat([x, text])], 0))
+    assert y.data == text + text
+    y.backward(text)
+    assert texts(x.grad) == [text]
+    assert copy.deepcopy(x).data == text
+    assert pickle.loads(pickle.dumps(x)).data == text
+    assert len(repr(x)) < 2000
+    x.data = text + "!"
+    assert x.data == text + "!"
+
+
+def test_comparison_with_a_text_raises_and_identity_is_equality() -> None:
+    x, y = TextVariable("yes"), TextVariable("yes")
+    for compare in (lambda: x == "yes", lambda: "yes" == x, lambda: x != "yes"):
+        with pytest.raises(UsageError, match=r"\.data"):
+            compare()
+    with pytest.raises(UsageError):
+        x in ["yes"]  # noqa: B015
+    assert x == x
+    assert x != y
+    assert x is not None and x != None  # noqa: E711
+    assert {x: 1, y: 2}[x] == 1
+    assert len({x, y, x}) == 2
+
+
+def test_truth_is_the_texts() -> None:
+    assert TextVariable("no")
+    assert not TextVariable("")
+
+
+def test_item_is_for_losses() -> None:
+    assert loss_of(leaf("right")).item() == 0.0
+    assert loss_of(leaf("wrong")).item() == 1.0
+    assert loss_of(leaf("wrong")).detach().item() == 1.0
+    with pytest.raises(GraphError, match="'x' is no loss"):
+        leaf(name="x").item()
+
+
+# Adding
+
+
+def test_adding_concatenates_and_reaches_both() -> None:
+    x, y = leaf("x"), leaf("y")
+    z = "<" + x + "," + y + ">"
+    assert z.data == "<x,y>"
+    z.backward("shorter")
+    assert texts(x.grad) == texts(y.grad) == ["shorter"]
+
+
+def test_x_plus_x_has_two_predecessors() -> None:
+    x = leaf("x")
+    y = x + x
+    assert y.grad_fn is not None
+    assert y.grad_fn.predecessors == (x, x)
+    y.backward("f")
+    assert texts(x.grad) == ["f", "f"]
+
+
+def test_sixty_doublings() -> None:
+    x = leaf("")
+    y = x
+    for _ in range(60):
+        y = y + y
+    y.backward("f")
+    assert x.grad is not None
+    assert len(x.grad) == 2**60
+
+
+# Backward
+
+
+def test_grad_accumulates_over_backwards_and_zero_grad_resets_it() -> None:
+    module = nn.Sequential(nn.LLM("a"), nn.LLM("b"))
+    first, second = module.parameters()
+    for said in ("one", "two"):
+        (first + second).backward(said)
+    assert texts(first.grad) == texts(second.grad) == ["one", "two"]
+    module.zero_grad()
+    assert first.grad is None and second.grad is None
+
+
+def test_a_non_leaf_keeps_its_grad_only_if_asked() -> None:
+    x = leaf()
+    y = x + "1"
+    z = y + "2"
+    y.retain_grad()
+    z.backward("f")
+    assert texts(y.grad) == texts(x.grad) == ["f"]
+    assert z.grad is None
+    with pytest.raises(GraphError, match="never gets one"):
+        TextVariable("c").retain_grad()
+
+
+def test_a_constant_gets_no_grad() -> None:
+    x, constant = leaf(), TextVariable("c")
+    (x + constant).backward("f")
+    assert constant.grad is None
+
+
+def test_backward_on_a_leaf_seeds_it() -> None:
+    x = leaf()
+    x.backward("f")
+    assert texts(x.grad) == ["f"]
+
+
+def test_backward_needs_a_seed_where_there_is_no_loss() -> None:
+    x = leaf()
+    with pytest.raises(GraphError, match="needs a seed"):
+        (x + "!").backward()
+    (x + "!").backward(Gradient(["f", "g"]))
+    assert texts(x.grad) == ["f", "g"]
+
+
+def test_a_loss_needs_no_seed_and_takes_one() -> None:
+    x = leaf("wrong")
+    loss_of(x).backward()
+    assert texts(x.grad) == ['The expected output is: "right".']
+    x.grad = None
+    loss_of(x).backward("mind the case")
+    assert texts(x.grad) == ['The expected output is: "right".', "mind the case"]
+
+
+def test_at_a_minimum_there_is_no_gradient() -> None:
+    x = leaf("right")
+    loss_of(x).backward()
+    assert x.grad is None
+
+
+def test_backward_where_nothing_requires_grad_raises() -> None:
+    with pytest.raises(GraphError, match="does not require grad"):
+        loss_of(TextVariable("c")).backward()
+    with ta.no_grad():
+        loss = loss_of(leaf())
+    with pytest.raises(GraphError, match="no_grad"):
+        loss.backward()
+
+
+def test_a_second_backward_raises_unless_the_graph_was_retained() -> None:
+    x = leaf()
+    y = x + "!"
+    y.backward("one", retain_graph=True)
+    y.backward("two")
+    assert texts(x.grad) == ["one", "two"]
+    with pytest.raises(GraphError, match=r"second time.*retain_graph=True"):
+        y.backward("three")
+    assert texts(x.grad) == ["one", "two"]
+
+
+def test_a_part_of_the_graph_that_another_loss_freed_raises() -> None:
+    x = leaf()
+    shared = x + "shared"
+    (shared + "1").backward("f")
+    with pytest.raises(GraphError, match="retain_graph"):
+        (shared + "2").backward("f")
+    assert texts(x.grad) == ["f"]
+
+
+def test_detach_cuts_the_tape() -> None:
+    x = leaf("x", name="x")
+    y = (x + "!").detach()
+    assert y.is_leaf and not y.requires_grad and y.data == "x!"
+    z = y + x
+    z.backward("f")
+    assert texts(x.grad) == ["f"]
+    assert x.detach().name == "x"
+
+
+def test_modified_after_it_was_used_names_the_parameter_and_both_places() -> None:
+    x = leaf("x", name="solve.instruction")
+    y = x + "!"  # here it is used
+    x.data = "changed"  # here it is modified
+    lines = {
+        text.split("#")[1].strip(): number
+        for number, text in enumerate(Path(__file__).read_text("utf-8").splitlines(), 1)
+        if text.rstrip().endswith(("it is used", "it is modified"))
+    }
+    with pytest.raises(GraphError) as caught:
+        y.backward("f")
+    said = str(caught.value)
+    assert "'solve.instruction' was modified after it was used" in said
+    assert f"used in cat at {__file__}:{lines['here it is used']}" in said
+    assert f"modified at {__file__}:{lines['here it is modified']}" in said
+    assert x.grad is None
+    (x + "!").backward("f")  # forward again, as the message says
+    assert texts(x.grad) == ["f"]
+
+
+def test_assigning_the_same_text_is_a_modification_too() -> None:
+    x = leaf("x")
+    y = x + "!"
+    x.data = "x"
+    with pytest.raises(GraphError, match="modified"):
+        y.backward("f")
+
+
+def test_a_modified_constant_counts() -> None:
+    x, constant = leaf("x"), TextVariable("c", name="c")
+    y = x + constant
+    constant.data = "d"
+    with pytest.raises(GraphError, match="'c' was modified"):
+        y.backward("f")
+
+
+def test_the_value_is_that_of_the_time_of_use() -> None:
+    x = leaf("old")
+    y = x + "!"
+    x.data = "new"
+    assert y.data == "old!"
+
+
+def test_gradients_are_deterministic_in_the_order_of_the_program() -> None:
+    x = leaf("wrong")
+    losses = [loss_of(x, str(i)) for i in range(5)]
+    ta.mean(losses).backward()
+    assert texts(x.grad) == [f'The expected output is: "{i}".' for i in range(5)]
+
+
+# Hooks
+
+
+def test_hooks_run_in_order_and_may_replace() -> None:
+    x = leaf()
+    seen: list[Any] = []
+
+    def log(tag: str, result: Any = None) -> Callable[[Gradient], Any]:
+        def hook(gradient: Gradient) -> Any:
+            seen.append((tag, str(gradient)))
+            return result
+
+        return hook
+
+    x.register_hook(log("first"))
+    x.register_hook(log("second", "replaced"))
+    x.register_hook(log("third", Gradient(["again"])))
+    (x + "!").backward("f")
+    assert seen == [("first", "f"), ("second", "f"), ("third", "replaced")]
+    assert texts(x.grad) == ["again"]
+
+
+def test_a_hook_on_a_non_leaf_sees_the_whole_gradient_before_it_goes_on() -> None:
+    x = leaf()
+    y = x + "1"
+    seen = []
+    y.register_hook(lambda g: seen.append(texts(g)) or "less")
+    ta.cat([y, y]).backward("f")
+    assert seen == [["f", "f"]]
+    assert texts(x.grad) == ["less"]
+
+
+def test_a_removed_hook_does_not_run() -> None:
+    x = leaf()
+    seen: list[str] = []
+    handle = x.register_hook(lambda g: seen.append("removed"))
+    x.register_hook(lambda g: seen.append("kept"))
+    handle.remove()
+    handle.remove()
+    x.backward("f")
+    assert seen == ["kept"]
+
+
+def test_hooks_of_leaves_stay_and_those_of_non_leaves_go() -> None:
+    x, seen = leaf(), []
+    x.register_hook(lambda g: seen.append("leaf"))
+    for _ in range(2):
+        y = x + "!"
+        y.register_hook(lambda g: seen.append("non-leaf"))
+        y.backward("f")
+    assert seen == ["non-leaf", "leaf"] * 2
+
+
+def test_a_hook_that_returns_something_else_is_a_usage_error() -> None:
+    x = leaf()
+    x.register_hook(lambda g: 5)  # type: ignore[arg-type,return-value]
+    with pytest.raises(UsageError, match="int"):
+        x.backward("f")
+    assert x.grad is None
+
+
+def test_a_hook_where_no_gradient_will_come_raises() -> None:
+    with pytest.raises(GraphError, match="never run"):
+        TextVariable("c").register_hook(lambda g: None)
+
+
+# Showing
+
+
+def test_repr_of_known_values() -> None:
+    assert repr(TextVariable("a")) == "TextVariable('a')"
+    assert repr(leaf("a", name="n")) == "TextVariable('a', name='n', requires_grad=True)"
+    assert repr(leaf("a") + "b") == "TextVariable('ab', grad_fn=<cat>)"
+    assert repr(nn.Parameter("p")) == "Parameter('p', requires_grad=True)"
+    assert repr(TextVariable("y" * 1000)) == f"TextVariable('{'y' * 200}'… 1000 characters)"
+    assert repr(loss_of(TextVariable("w"))).startswith("TextVariable(1, 'The expected")
+
+
+def test_repr_does_not_wait_and_reads_no_failure() -> None:
+    held = Held()
+    y = nn.LLM("i", engine=held.engine)("q")
+    assert held.asked.wait(60)
+    assert repr(y) == "TextVariable(<pending>, grad_fn=<complete>)"
+    held.go.set()
+    assert y.data == "late"
+    assert repr(y) == "TextVariable('late', grad_fn=<complete>)"
+
+    def fail(request: Request) -> Reply:
+        raise EngineError("down")
+
+    z = nn.LLM("i", engine=Scripted(fail))("q")
+    assert repr(z) == "TextVariable(<failed: EngineError>, grad_fn=<complete>)"
+    with pytest.raises(EngineError):
+        z.data  # noqa: B018
+
+
+# Copies
+
+
+def test_copies_of_leaves() -> None:
+    x = nn.Parameter("p", name="n")
+    x.backward("f")
+    for made in (copy.copy(x), copy.deepcopy(x), pickle.loads(pickle.dumps(x))):
+        assert type(made) is nn.Parameter
+        assert made is not x
+        assert (made.data, made.name, made.requires_grad) == ("p", "n", True)
+        made.data = "q"
+        assert x.data == "p"
+    shared = copy.deepcopy([x, x])
+    assert shared[0] is shared[1]
+
+
+def test_a_computed_variable_cannot_be_copied() -> None:
+    y = leaf(name="x") + "!"
+    for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(UsageError, match="only leaves"):
+            attempt(y)
+    assert pickle.loads(pickle.dumps(y.detach())).data == "x!"
+
+
+def test_a_pending_leaf_is_waited_for() -> None:
+    held = Held()
+    y = nn.LLM("i", engine=held.engine)("q").detach()
+    threading.Timer(0.01, held.go.set).start()
+    assert copy.deepcopy(y).data == "late"
+
+
+# Memory
+
+
+@contextlib.contextmanager
+def without_the_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def async_engine() -> Scripted:
+    async def answer(request: Request) -> str:
+        if request.purpose == "backward":
+            return '{"input": "better"}'
+        return "wrong"
+
+    return Scripted(answer)
+
+
+def recorded(engine: Scripted) -> tuple[TextVariable, list[weakref.ref[Any]]]:
+    """A loss behind two model calls and a +, and weak references to its tape."""
+    agent = nn.Sequential(nn.LLM("one", engine=engine), nn.LLM("two", engine=engine))
+    y = agent("q") + "!"
+    loss = loss_of(y)
+    references = []
+    todo: list[Any] = [loss]
+    while todo:
+        variable = todo.pop()
+        if variable.grad_fn is not None:
+            references += [weakref.ref(variable), weakref.ref(variable.grad_fn)]
+            todo += variable.grad_fn.predecessors
+    return loss, references
+
+
+def let_the_loop_finish() -> None:
+    """What the loop was about to drop is dropped once it has answered something else."""
+    with ta.no_grad():
+        assert nn.LLM("i", engine=async_engine())("q").data == "wrong"
+
+
+@pytest.mark.parametrize("engine", [async_engine(), Scripted(lambda r: "wrong")])
+def test_dropping_a_loss_frees_its_tape(engine: Scripted) -> None:
+    with without_the_collector():
+        loss, references = recorded(engine)
+        assert loss.item() == 1
+        assert len(references) == 8
+        del loss
+        assert [r() for r in references] == [None] * 8
+
+
+@pytest.mark.parametrize("retain_graph", [False, True])
+def test_dropping_a_loss_after_backward_frees_its_tape(retain_graph: bool) -> None:
+    with without_the_collector():
+        loss, references = recorded(async_engine())
+        loss.backward(retain_graph=retain_graph)
+        del loss
+        let_the_loop_finish()
+        assert [r() for r in references] == [None] * 8
+
+
+def test_backward_frees_what_was_behind_a_loss_that_is_kept() -> None:
+    with without_the_collector():
+        loss, references = recorded(async_engine())
+        loss.backward()
+        let_the_loop_finish()
+        assert [r() for r in references[2:]] == [None] * 6
+        assert loss.item() == 1
+
+
+def test_a_hook_that_closes_over_its_variable_leaves_no_cycle_after_backward() -> None:
+    def used() -> weakref.ref[TextVariable]:
+        x = leaf()
+        y = x + "!"
+        y.register_hook(lambda g: y.data)
+        y.backward("f")
+        assert texts(x.grad) == ["x!"]
+        return weakref.ref(y)
+
+    with without_the_collector():
+        assert used()() is None
+
+
+def test_a_long_chain_is_walked_and_freed_without_recursion() -> None:
+    x = leaf("")
+    y = x
+    for _ in range(50_000):
+        y = ta.cat([y])
+    y.backward("f", retain_graph=True)
+    assert texts(x.grad) == ["f"]
+    reference = weakref.ref(y.grad_fn)
+    del y
+    assert reference() is None
+
+
+def test_grad_fn_is_one_object() -> None:
+    y = leaf() + "!"
+    assert y.grad_fn is y.grad_fn
+    assert weakref.ref(y.grad_fn)() is y.grad_fn
