@@ -266,10 +266,11 @@ class RemovableHandle:
 
     def __init__(self, hooks: dict[object, Any], hook: Any) -> None:
         self._hooks = hooks
-        hooks[self] = hook
+        self._key = object()  # not the handle, which would close a cycle
+        hooks[self._key] = hook
 
     def remove(self) -> None:
-        self._hooks.pop(self, None)
+        self._hooks.pop(self._key, None)
 
 
 def apply(operation: Operation, *inputs: TextVariable) -> TextVariable:
