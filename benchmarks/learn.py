@@ -18,35 +18,43 @@ from pathlib import Path
 
 from textautograd.cli import main as command
 
-TASKS = ("bbh/object_counting", "bbh/reasoning_about_colored_objects", "gsm8k")
-SEEDS = (0, 1, 2)
 MODEL = "local/qwen2.5-coder-1.5b"
-SETTINGS = {
-    "--model": [MODEL],
-    "--sizes": ["20", "20", "50"],
-    "--steps": ["4"],
-    "--batch-size": ["5"],
-    "--candidates": ["1"],
-    "--examples": ["2"],
-    "--max-tokens": ["256"],
-}
+FULL = ["--sizes", "20", "20", "50", "--steps", "4"]
+SMALL = ["--sizes", "20", "12", "30", "--steps", "3"]  # measured to be what fits
+RUNS = [
+    ("bbh/object_counting", 0, FULL),
+    ("bbh/reasoning_about_colored_objects", 0, SMALL),
+    ("gsm8k", 0, SMALL),
+    ("bbh/object_counting", 1, FULL),
+    ("bbh/object_counting", 2, FULL),
+    ("bbh/reasoning_about_colored_objects", 1, SMALL),
+    ("gsm8k", 1, SMALL),
+    ("bbh/reasoning_about_colored_objects", 2, SMALL),
+    ("gsm8k", 2, SMALL),
+]
+SETTINGS = ["--model", MODEL, "--batch-size", "5", "--candidates", "1", "--examples", "2"]
+SETTINGS += ["--max-tokens", "256"]
+
+
+def folder_of(out: Path, task: str, seed: int) -> Path:
+    """Where a run is kept."""
+    return out / f"{task.replace('/', '-')}-{seed}"
 
 
 def run(data: Path, out: Path) -> None:
-    """Every task for the first seed, then for the next."""
-    for seed in SEEDS:
-        for task in TASKS:
-            folder = out / f"{task.replace('/', '-')}-{seed}"
-            if (folder / "result.json").exists():
-                continue
-            words = ["--task", task, "--data", str(data), "--seed", str(seed), "--out", str(folder)]
-            for name, values in SETTINGS.items():
-                words += [name, *values]
-            started = time.time()
-            code = command(["train", *words])
-            with (out / "times.jsonl").open("a", encoding="utf-8") as file:
-                line = {"folder": folder.name, "seconds": time.time() - started, "code": code}
-                file.write(json.dumps(line) + "\n")
+    """Every run that has no result yet, in order."""
+    out.mkdir(parents=True, exist_ok=True)
+    for task, seed, size in RUNS:
+        folder = folder_of(out, task, seed)
+        if (folder / "result.json").exists():
+            continue
+        print(f"{task}, seed {seed}", flush=True)
+        words = ["--task", task, "--data", str(data), "--seed", str(seed), "--out", str(folder)]
+        started = time.time()
+        code = command(["train", *words, *size, *SETTINGS, "--cache", str(out / "calls.sqlite")])
+        with (out / "times.jsonl").open("a", encoding="utf-8") as file:
+            line = {"folder": folder.name, "seconds": time.time() - started, "code": code}
+            file.write(json.dumps(line) + "\n")
 
 
 def report(out: Path) -> str:
@@ -61,24 +69,23 @@ def report(out: Path) -> str:
         for text in (out / "times.jsonl").read_text("utf-8").splitlines():
             line = json.loads(text)
             minutes[line["folder"]] = minutes.get(line["folder"], 0) + line["seconds"] / 60
-    for seed in SEEDS:
-        for task in TASKS:
-            folder = out / f"{task.replace('/', '-')}-{seed}"
-            file = folder / "result.json"
-            if not file.exists():
-                lines.append(f"| {task} | {seed} | missing | | | | | | |")
-                continue
-            result = json.loads(file.read_text("utf-8"))
-            before, after = result["before"], result["after"]
-            calls, tokens = paid(folder / "calls.sqlite")
-            n = before["questions"]
-            lines.append(
-                f"| {task} | {seed} | {before['exact']} → {after['exact']} of {n} "
-                f"| {before['lenient']} → {after['lenient']} "
-                f"| {before['failed']} → {after['failed']} "
-                f"| {result['accepted']} of {result['steps']} | {calls} | {tokens} "
-                f"| {minutes.get(folder.name, 0):.0f} |"
-            )
+    for task, seed, _ in RUNS:
+        folder = folder_of(out, task, seed)
+        file = folder / "result.json"
+        if not file.exists():
+            lines.append(f"| {task} | {seed} | missing | | | | | | |")
+            continue
+        result = json.loads(file.read_text("utf-8"))
+        before, after = result["before"], result["after"]
+        calls, tokens = paid(folder / "calls.sqlite")
+        n = before["questions"]
+        lines.append(
+            f"| {task} | {seed} | {before['exact']} → {after['exact']} of {n} "
+            f"| {before['lenient']} → {after['lenient']} "
+            f"| {before['failed']} → {after['failed']} "
+            f"| {result['accepted']} of {result['steps']} | {calls} | {tokens} "
+            f"| {minutes.get(folder.name, 0):.0f} |"
+        )
     return "\n".join(lines)
 
 

@@ -140,6 +140,9 @@ def _add_task(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", required=True, metavar="M", help="see below")
     command.add_argument("--api-base", metavar="URL", help="an OpenAI-compatible server's address")
     command.add_argument(
+        "--cache", type=Path, metavar="FILE", help="keep the model's replies for other runs, too"
+    )
+    command.add_argument(
         "--max-tokens", type=int, default=512, help="of each reply in the agent (default: 512)"
     )
     command.add_argument("--seed", type=int, default=0, help="of every random choice (default: 0)")
@@ -244,7 +247,7 @@ def _task_and_model(arguments: argparse.Namespace) -> tuple[tasks.Task, Engine]:
         max_tokens=arguments.max_tokens,
         download=arguments.download,
     )
-    return task, engine(arguments.model, api_base=arguments.api_base)
+    return task, engine(arguments.model, api_base=arguments.api_base, cache=arguments.cache)
 
 
 def _counts(evaluation: Evaluation) -> dict[str, int]:

@@ -18,12 +18,20 @@ from textautograd.variable import TextVariable
 
 
 class TwoHints(nn.Module):
-    """The paper's graph for BBH and GSM8K: two parallel hints, then the answer."""
+    """The paper's graph for BBH and GSM8K: two parallel hints, then the answer.
+
+    Unlike in the paper the hints are asked to be short, which small models need.
+    """
 
     def __init__(self, max_tokens: int | None = None) -> None:
-        hint = "Work out an intermediate step that helps solve the problem."
-        self.hint_1 = nn.LLM(hint, max_tokens=max_tokens)
-        self.hint_2 = nn.LLM(hint, max_tokens=max_tokens)
+        def hint() -> nn.LLM:
+            return nn.LLM(
+                "Work out an intermediate step that helps solve the problem.",
+                output_format="Use at most two short sentences.",
+                max_tokens=max_tokens,
+            )
+
+        self.hint_1, self.hint_2 = hint(), hint()
         self.solve = nn.LLM("Solve the problem.", max_tokens=max_tokens)
 
     def forward(self, question: str | TextVariable) -> TextVariable:
