@@ -172,7 +172,7 @@ def test_reasoning_and_other_parts_are_not_the_answer() -> None:
         assert run(HTTP("tiny", server.url)).text == "yes"
 
 
-@pytest.mark.parametrize("usage", [None, 3, {}, {"prompt_tokens": "7"}, {"prompt_tokens": None}])
+@pytest.mark.parametrize("usage", [None, 3, {}, {"prompt_tokens": "7"}, {"prompt_tokens": -7}])
 def test_usage_that_is_missing_or_odd_reads_zero(usage: Any) -> None:
     step = answer()
     step["json"]["usage"] = usage

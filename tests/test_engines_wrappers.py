@@ -324,6 +324,12 @@ def test_a_budget_says_what_it_is() -> None:
     assert repr(budget) == "Budget(calls=3, usd=2.5) with 1 calls, 15 tokens, $0.5000 spent"
 
 
+def test_what_a_users_engine_had_in_a_cache_of_its_own_is_free() -> None:
+    with Budget() as budget:
+        call_now(Scripted(lambda request: Reply("x", cached=True)), ask())
+    assert budget.spent == Usage()
+
+
 # Retrying and Limited
 
 
@@ -510,7 +516,8 @@ def test_requests_that_differ_are_no_twins(other: Request) -> None:
 @pytest.mark.parametrize("temperature", [None, 0.5])
 def test_draws_are_no_twins(temperature: float | None) -> None:
     model = Scripted(lambda request: "x")
-    gathered(*(call(Coalesced(model), ask(temperature=temperature)) for _ in range(3)))
+    engine = Coalesced(model)
+    gathered(*(call(engine, ask(temperature=temperature)) for _ in range(3)))
     assert len(model.calls) == 3
 
 
@@ -532,7 +539,8 @@ def test_a_cancelled_caller_takes_nobody_along() -> None:
     assert len(model.calls) == 1
 
 
-def test_a_call_that_all_have_left_is_cancelled_and_not_joined() -> None:
+@pytest.mark.parametrize("later", range(6))  # turns of the loop after the cancellation
+def test_a_call_that_all_have_left_is_cancelled_and_not_joined(later: int) -> None:
     model, open_it = gate()
 
     async def main() -> Reply:
@@ -540,7 +548,8 @@ def test_a_call_that_all_have_left_is_cancelled_and_not_joined() -> None:
         await settled()
         for task in left:
             task.cancel()
-        await settled()
+        for _ in range(later):
+            await asyncio.sleep(0)
         late = asyncio.create_task(call(engine, ask(temperature=0)))
         await settled()
         open_it()
