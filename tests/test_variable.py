@@ -4,6 +4,7 @@ import contextlib
 import copy
 import gc
 import pickle
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -554,3 +555,18 @@ def test_grad_fn_is_one_object() -> None:
     y = leaf() + "!"
     assert y.grad_fn is y.grad_fn
     assert weakref.ref(y.grad_fn)() is y.grad_fn
+
+
+def test_a_losses_text_is_a_plain_str() -> None:
+    assert type(str(loss_of(leaf("wrong")))) is str
+
+
+def test_backwards_in_threads_lose_no_gradient() -> None:
+    x = leaf()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        ta.map(lambda i: [(x + "!").backward(str(i)) for _ in range(100)], range(8))
+    finally:
+        sys.setswitchinterval(interval)
+    assert sorted(texts(x.grad)) == sorted(str(i) for i in range(8) for _ in range(100))
