@@ -33,7 +33,8 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 class Pending(Future[Any]):
     """A value that is still being computed, or that failed to be.
 
-    A failure that nobody reads is one warning when the value is dropped.
+    A failure that nobody reads, here or in a value computed from this one, is one warning when the
+    value is dropped.
     """
 
     def __init__(self) -> None:
@@ -43,7 +44,10 @@ class Pending(Future[Any]):
         self.has_reader = False
 
     def __del__(self) -> None:
-        if not self.has_reader and self.done() and (error := self.exception()) is not None:
+        if self.has_reader or not self.done() or (error := self.exception()) is None:
+            return
+        if not getattr(error, "was_read", False):
+            error.was_read = True  # type: ignore[attr-defined]
             notes = "; ".join(note.strip() for note in getattr(error, "__notes__", ()))
             warnings.warn(
                 f"a call failed and its value was never read: {type(error).__name__}: {error}"
@@ -73,7 +77,11 @@ def wait(value: Any) -> Any:
             raise UsageError(
                 "reading a pending value on the background loop would wait forever: await it"
             )
-    return value.result()
+    try:
+        return value.result()
+    except Exception as error:
+        error.was_read = True  # type: ignore[attr-defined]
+        raise
 
 
 def is_ready(value: Any) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections.abc import Mapping
 from contextvars import Context
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from textautograd.engines._address import Address
@@ -23,6 +24,11 @@ from textautograd.errors import (
     TimeoutExpired,
     UsageError,
 )
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Task
+
+    from aiohttp import ClientSession
 
 _LARGEST_BODY = 20 * 2**20  # bytes
 
@@ -135,8 +141,8 @@ class HTTP(Provider):
 
 
 class _Pool:
-    """One event loop's connections. A task closes them when it is cancelled, as every task is when
-    its loop ends."""
+    """One event loop's connections. A task closes them when it is cancelled: when this is dropped,
+    and, as every task is, when its loop ends."""
 
     def __init__(self, url: str, headers: Mapping[str, str], timeout: float | None) -> None:
         import asyncio
@@ -150,19 +156,29 @@ class _Pool:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=_goes_through_a_proxy(url),
         )
-        self._keeper = asyncio.create_task(self._keep(), context=Context())
-
-    async def _keep(self) -> None:
-        import asyncio
-
-        async with self.session:
-            await asyncio.get_running_loop().create_future()
+        self._keeper = asyncio.create_task(_keep(self.session), context=Context())
+        loop = asyncio.get_running_loop()
+        dropped = weakref.finalize(self, _cancel, loop, self._keeper)
+        dropped.atexit = False
+        self._keeper.add_done_callback(lambda _: dropped.detach())
 
     async def close(self) -> None:
         import asyncio
 
         self._keeper.cancel()
         await asyncio.wait([self._keeper])
+
+
+async def _keep(session: ClientSession) -> None:
+    import asyncio
+
+    async with session:
+        await asyncio.get_running_loop().create_future()
+
+
+def _cancel(loop: AbstractEventLoop, keeper: Task[None]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(keeper.cancel)
 
 
 def _goes_through_a_proxy(url: str) -> bool:
