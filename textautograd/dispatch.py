@@ -120,7 +120,8 @@ def start(coroutine: Coroutine[Any, Any, Any]) -> Any:
         except StopIteration as stop:
             return stop.value
         except Exception as error:
-            return failed(error)
+            # without this frame, whose callers hold the value: it would be in a cycle
+            return failed(error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
     pending = Pending()
     _loop().submit(coroutine, contextvars.copy_context(), pending)
     return pending
