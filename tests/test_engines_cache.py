@@ -229,6 +229,19 @@ def test_processes_share_a_file(path: Path) -> None:
     asyncio.run(engine.close())
 
 
+def test_another_process_that_writes_is_waited_for(path: Path) -> None:
+    ways(counting(), path, ask("first"))
+    writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN IMMEDIATE")
+    engine = Cached(counting(), path)
+    end = threading.Timer(0.1, writer.commit)
+    end.start()
+    assert call_now(engine, ask("second")).text == "reply 1"  # type: ignore[union-attr]
+    end.join()
+    writer.close()
+    asyncio.run(engine.close())
+
+
 def test_threads_share_a_cache(path: Path) -> None:
     model = Scripted(lambda request: f"for {request.messages[0]['content']}")
     engine = Cached(model, path)

@@ -254,7 +254,9 @@ def test_auto_becomes_tagged_at_the_first_refusal_of_the_schema() -> None:
     ]
 
 
-@pytest.mark.parametrize("words", ["bad temperature", "maximum context length is 8"])
+@pytest.mark.parametrize(
+    "words", ["bad temperature", "over the maximum context length with response_format"]
+)
 def test_another_refusal_leaves_auto_as_it_is(words: str) -> None:
     with faults(refusal(400, words)) as server:
         model = engine("tiny", api_base=server.url)
