@@ -337,7 +337,7 @@ def test_module_list_and_dict_behave_as_a_list_and_a_dict() -> None:
         lambda: nn.ModuleList([nn.LLM("a"), None]),  # type: ignore[list-item]
         lambda: nn.ModuleList().append(3),  # type: ignore[arg-type]
         lambda: nn.ModuleDict({"a": lambda x: x}),  # type: ignore[dict-item]
-        lambda: nn.ModuleDict().__setitem__("a", "b"),  # type: ignore[arg-type]
+        lambda: nn.ModuleDict().__setitem__("a", "b"),  # type: ignore[assignment]
     ],
 )
 def test_containers_hold_modules_only(wrong: Any) -> None:

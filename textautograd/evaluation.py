@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from textautograd.data.example import Example
+from textautograd.data.sampling import check_dataset
 from textautograd.engines.base import Usage
 from textautograd.engines.budget import Budget
 from textautograd.errors import BudgetExceeded, UsageError
@@ -81,9 +82,7 @@ def evaluate(
         UsageError: an empty dataset. The first sample's error, if every sample failed.
         BudgetExceeded: at once.
     """
-    examples = list(dataset)
-    if not examples:
-        raise UsageError("nothing to evaluate: the dataset is empty")
+    examples = examples_of(dataset, "evaluate")
     with Budget() as meter, no_grad():
         if executor is None:
             rows = map_(lambda example: outcome(module, example, loss_fn), examples)
@@ -98,12 +97,43 @@ def outcome(module: Module, example: Example, loss_fn: Callable[[Any, str], Text
     """One sample's row."""
     try:
         output = module(question=example.question, **example.extra)
-        loss = loss_fn(output, example.answer)
+        loss = scored(loss_fn, output, example)
         return Row(example, str(output), loss.item())
     except BudgetExceeded:
         raise
     except Exception as error:  # whatever it is, it is this sample's outcome
         return Row(example, error=error)
+
+
+def scored(
+    loss_fn: Callable[[Any, str], TextVariable], output: Any, example: Example
+) -> TextVariable:
+    """An output's loss, its number known.
+
+    Raises:
+        UsageError: the loss function returned something else.
+    """
+    loss = loss_fn(output, example.answer)
+    if not isinstance(loss, TextVariable):
+        raise UsageError(f"the loss function must return a loss, not {type(loss).__name__}")
+    loss.item()  # read first: its failure is also the output's
+    return loss
+
+
+def examples_of(dataset: Sequence[Example], what: str) -> list[Example]:
+    """A dataset's examples.
+
+    Raises:
+        UsageError: there are none, or one is no example.
+    """
+    check_dataset(what, dataset)
+    examples = [dataset[i] for i in range(len(dataset))]
+    if not examples:
+        raise UsageError(f"{what}: the dataset is empty")
+    for example in examples:
+        if not all(hasattr(example, name) for name in ("question", "answer", "extra")):
+            raise UsageError(f"{what}: a dataset holds Examples, not {type(example).__name__}")
+    return examples
 
 
 def succeeded(rows: Iterable[Row]) -> list[Row]:

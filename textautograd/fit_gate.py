@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from textautograd.data.example import Example
+from textautograd.errors import UsageError
 from textautograd.evaluation import Row, outcome, succeeded
 from textautograd.grad_mode import no_grad
 from textautograd.mapping import map as map_
@@ -83,7 +84,10 @@ class FitGate:
         return rows
 
     def _outcome(self, example: Example) -> Row:
-        return outcome(self.module, example, self.loss_fn)
+        row = outcome(self.module, example, self.loss_fn)
+        if row.loss is not None and not row.loss >= 0:
+            raise UsageError(f"a loss must be a number of at least 0, and this one is {row.loss}")
+        return row
 
 
 def wins(before: float, after: float, failed_before: int, failed_after: int) -> bool:

@@ -21,19 +21,29 @@ from textautograd.errors import UsageError
 class RunDir:
     """Reads and writes the files of one run.
 
+    Args:
+        settings: what the run is: JSON.
+        state: the module's state: the one that the run began with, or has come to.
+
     Raises:
         UsageError: the directory cannot be used, or holds another run.
     """
 
-    def __init__(self, path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], settings: dict[str, Any], state: dict[str, str]
+    ) -> None:
         self.path = Path(path)
+        settings = {"version": 1, **settings, "state": state}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             found = self._read("run.json")
+            left = self.checkpoint()
             if found is None:
                 self._write("run.json", settings)
         except OSError as error:
             raise UsageError(f"cannot use the run directory {self.path}: {error}") from error
+        if found is not None and left is not None and left["state"] == state:
+            settings["state"] = found.get("state")
         if found is not None and found != settings:
             differing = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
             raise UsageError(
@@ -47,7 +57,11 @@ class RunDir:
 
     def checkpoint(self) -> dict[str, Any] | None:
         """What the last finished step left, or `None` before the first."""
-        return self._read("checkpoint.json")
+        found = self._read("checkpoint.json")
+        kinds = {"state": dict, "optimizer": dict, "metrics": list, "states": list}
+        if found is not None and not all(isinstance(found.get(k), t) for k, t in kinds.items()):
+            raise UsageError(_damaged(self.path / "checkpoint.json", "it lacks a part"))
+        return found
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what a finished step leaves; the checkpoint itself comes last."""
@@ -63,12 +77,9 @@ class RunDir:
         try:
             value = json.loads(file.read_text("utf-8"))
         except ValueError as error:
-            raise UsageError(
-                f"{file} is damaged ({error}): delete the run directory's JSON files to start the "
-                "run anew; calls.sqlite keeps what was paid for"
-            ) from error
+            raise UsageError(_damaged(file, error)) from error
         if not isinstance(value, dict):
-            raise UsageError(f"{file} is damaged: it must hold a JSON object")
+            raise UsageError(_damaged(file, "it must hold a JSON object"))
         return value
 
     def _write(self, name: str, value: Any) -> None:
@@ -84,3 +95,10 @@ class RunDir:
             file.flush()
             os.fsync(file.fileno())
         part.replace(self.path / name)
+
+
+def _damaged(file: Path, why: object) -> str:
+    return (
+        f"{file} is damaged ({why}): delete the run directory's JSON files to start the run anew; "
+        "calls.sqlite keeps what was paid for"
+    )

@@ -20,6 +20,7 @@ from textautograd.engines.base import Engine, Usage
 from textautograd.engines.budget import Budget
 from textautograd.engines.cache import caching
 from textautograd.errors import BudgetExceeded, UsageError
+from textautograd.evaluation import examples_of, scored
 from textautograd.fit_gate import FitGate
 from textautograd.functional import mean
 from textautograd.gradient import Gradient
@@ -98,18 +99,34 @@ def fit(
             sample's error, if all samples of a batch or of the gate fail.
     """
     check_int("fit", "steps", steps, at_least=0)
+    given: dict[str, tuple[object, type]] = {
+        "module": (module, Module),
+        "optimizer": (optimizer, Optimizer),
+    }
+    given |= {} if budget is None else {"budget": (budget, Budget)}
+    for what, (thing, kind) in given.items():
+        if not isinstance(thing, kind):
+            raise UsageError(f"fit: {what} must be a {kind.__name__}, not {type(thing).__name__}")
+    train = examples_of(train, "fit, train")
+    gate_set = train if val is None else examples_of(val, "fit, val")
     loader = DataLoader(train, batch_size, shuffle=True, seed=seed)
-    gate_set = list(train if val is None else val)
-    if not len(train) or not gate_set:
-        raise UsageError("fit needs at least one example to train on and one for the gate")
     answering = None if engine is None else as_engine(engine)
     history = History(state=module.state_dict())
     with ExitStack() as stack:
         meter = stack.enter_context(Budget())
         directory = None
         if run_dir is not None:
-            settings = _settings(module, train, gate_set, optimizer, batch_size, seed)
-            directory = RunDir(run_dir, settings)
+            settings = {
+                "module": _structure(module),
+                "loss": _called(loss_fn),
+                "rule": _called(rule),
+                "optimizer": optimizer.settings(),
+                "batch_size": batch_size,
+                "seed": seed,
+                "train": _digest(train),
+                "val": _digest(gate_set),
+            }
+            directory = RunDir(run_dir, settings, module.state_dict())
             stack.enter_context(caching(directory.cache))
             _resume(directory, history, module, optimizer)
         if budget is not None:
@@ -127,6 +144,7 @@ def fit(
                 if loss.requires_grad:
                     failures = backward([(loss, Gradient())], rule=rule, engine=answering)
                 gradients = _shown(optimizer)
+                saved = gate.saved
                 result = optimizer.step_with(gate)
                 history.metrics.append(
                     {
@@ -139,9 +157,9 @@ def fit(
                         "before": result.before,
                         "after": result.after,
                         "accepted": result.accepted,
-                        "changes": result.changes,
+                        "changes": {name: list(pair) for name, pair in result.changes.items()},
                         "problems": [c.problems for c in result.candidates if c.problems],
-                        "gate_samples_saved": gate.saved,
+                        "gate_samples_saved": gate.saved - saved,
                     }
                 )
                 history.states += [
@@ -182,13 +200,11 @@ def _shown(optimizer: Optimizer) -> dict[str, list[str]]:
 
 def _loss(module: Module, example: Example, loss_fn: Loss) -> TextVariable | Exception:
     try:
-        loss = loss_fn(module(question=example.question, **example.extra), example.answer)
-        loss.item()
+        return scored(loss_fn, module(question=example.question, **example.extra), example)
     except BudgetExceeded:
         raise
     except Exception as error:  # whatever it is, it is this sample's outcome
         return error
-    return loss
 
 
 def _batch(loader: DataLoader[Example], step: int) -> list[Example]:
@@ -203,24 +219,19 @@ def _workers(module: Module) -> int:
     return min((getattr(engine, "max_concurrency", 64) for engine in engines), default=64)
 
 
-def _settings(
-    module: Module,
-    train: Sequence[Example],
-    gate_set: Sequence[Example],
-    optimizer: Optimizer,
-    batch_size: int,
-    seed: int,
-) -> dict[str, Any]:
+def _structure(module: Module) -> dict[str, list[Any]]:
+    """The kinds of a module's parts and what their calls send, but for the parameters' texts."""
+    sent = ("output_format", "max_tokens", "temperature", "criterion")
     return {
-        "version": 1,
-        "module": repr(module),
-        "state": module.state_dict(),
-        "optimizer": optimizer.settings(),
-        "batch_size": batch_size,
-        "seed": seed,
-        "train": _digest(train),
-        "val": _digest(gate_set),
+        name: [type(part).__qualname__, *(vars(part).get(key) for key in sent)]
+        for name, part in module.named_modules()
     }
+
+
+def _called(function: Any) -> str | None:
+    if function is None or isinstance(function, Module):
+        return None if function is None else json.dumps(_structure(function))
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def _digest(examples: Sequence[Example]) -> str:

@@ -1,0 +1,152 @@
+"""`evaluate`: every sample has an outcome, and a failure is no score."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import textautograd as ta
+from textautograd import errors, nn
+from textautograd.data import Example
+from textautograd.engines import Reply, Request, Scripted, Usage
+
+
+def question_of(request: Request) -> str:
+    return request.messages[-1]["content"].split("\n")[1]
+
+
+def answering(answers: dict[str, str | Exception]) -> nn.LLM:
+    def answer(request: Request) -> str:
+        found = answers[question_of(request)]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    return nn.LLM("Solve it.").to(Scripted(answer))
+
+
+def test_rows_hold_what_happened_in_the_order_of_the_dataset() -> None:
+    boom = errors.ServerError("500")
+    module = answering({"a?": "right", "b?": "wrong", "c?": boom, "d?": "right"})
+    dataset = [Example(f"{c}?", "right") for c in "abcd"]
+    found = ta.evaluate(module, dataset, nn.ExactMatchLoss())
+    assert [row.example for row in found.rows] == dataset
+    assert [row.output for row in found.rows] == ["right", "wrong", None, "right"]
+    assert [row.loss for row in found.rows] == [0.0, 1.0, None, 0.0]
+    assert [row.error for row in found.rows] == [None, None, boom, None]
+
+
+def test_method_5_S9_a_failed_sample_is_no_score_of_0() -> None:
+    module = answering({"a?": "right", "b?": "wrong", "c?": errors.ServerError("500")})
+    found = ta.evaluate(module, [Example(f"{c}?", "right") for c in "abc"], nn.ExactMatchLoss())
+    assert (found.loss, found.accuracy, found.failed) == (0.5, 0.5, 1)
+    assert "1 failed" in repr(found) and "accuracy=50.0%" in repr(found)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_loss_is_the_mean_and_accuracy_the_share_without_loss(scores: list[float]) -> None:
+    module = answering({str(i): "x" for i in range(len(scores))})
+    replies = iter(scores)
+    judge = Scripted(lambda r: json.dumps({"feedback": "so", "score": next(replies)}))
+    dataset = [Example(str(i), "x") for i in range(len(scores))]
+    found = ta.evaluate(module, dataset, nn.JudgeLoss("Be brief.", engine=judge))
+    losses = [1 - score for score in scores]
+    assert found.loss == pytest.approx(sum(losses) / len(losses))
+    assert found.accuracy == sum(loss == 0 for loss in losses) / len(losses)
+
+
+def test_where_every_sample_fails_the_first_cause_is_raised() -> None:
+    first = errors.AuthenticationError("wrong key")
+    module = answering({"a?": first, "b?": errors.ServerError("500")})
+    with pytest.raises(errors.AuthenticationError, match="wrong key") as caught:
+        ta.evaluate(module, [Example("a?", "x"), Example("b?", "x")], nn.ExactMatchLoss())
+    assert caught.value is first
+    assert any("every other of the 2 samples" in note for note in first.__notes__)
+
+
+def test_nothing_is_recorded() -> None:
+    seen: list[Any] = []
+    module = answering({"a?": "x"})
+    module.register_forward_hook(lambda m, a, output: seen.append(output.grad_fn))
+    ta.evaluate(module, [Example("a?", "x")], nn.ExactMatchLoss())
+    assert seen == [None]
+
+
+def test_samples_are_under_way_together() -> None:
+    together = asyncio.Barrier(16)
+
+    async def answer(request: Request) -> str:
+        async with asyncio.timeout(60):
+            await together.wait()
+        return "right"
+
+    module = nn.LLM("Solve it.").to(Scripted(answer))
+    dataset = [Example(f"{i}?", "right") for i in range(16)]
+    assert ta.evaluate(module, dataset, nn.ExactMatchLoss()).accuracy == 1
+
+
+def test_usage_is_what_this_evaluation_cost() -> None:
+    usage = Usage(input_tokens=10, output_tokens=2, cost=0.5, calls=1)
+    module = nn.LLM("Solve it.").to(Scripted(lambda r: Reply("x", usage=usage)))
+    dataset = [Example("a?", "x"), Example("b?", "x")]
+    str(module("before"))
+    found = ta.evaluate(module, dataset, nn.ExactMatchLoss())
+    assert found.usage == usage + usage
+
+
+def test_extras_of_an_example_are_the_modules_arguments() -> None:
+    class Agent(nn.Module):
+        def forward(self, question: str, speaker: str) -> str:
+            return f"{speaker}: {question}"
+
+    dataset = [Example("why?", "Ann: why?", speaker="Ann")]
+    assert ta.evaluate(Agent(), dataset, nn.ExactMatchLoss()).loss == 0
+
+
+def test_an_executor_runs_the_state_that_the_context_sees() -> None:
+    module = nn.LLM("old").to(Scripted(lambda r: r.messages[0]["content"]))
+    dataset = [Example(f"{i}?", "new") for i in range(3)]
+    loss = nn.ExactMatchLoss()
+    with ThreadPoolExecutor(2) as executor:
+        assert ta.evaluate(module, dataset, loss, executor=executor).loss == 1
+
+        class Evaluating(nn.Module):
+            def __init__(self) -> None:
+                self.part = module
+
+            def forward(self) -> float:
+                return ta.evaluate(module, dataset, loss, executor=executor).loss
+
+        assert ta.functional_call(Evaluating(), {"part.instruction": "new"}) == 0
+    assert module.state_dict() == {"instruction": "old"}
+
+
+def test_a_budget_ends_an_evaluation_at_once() -> None:
+    module = nn.LLM("Solve it.").to(Scripted(lambda r: "x"))
+    dataset = [Example(f"{i}?", "x") for i in range(9)]
+    with ta.Budget(calls=3) as budget, pytest.raises(ta.BudgetExceeded):
+        ta.evaluate(module, dataset, nn.ExactMatchLoss())
+    assert budget.spent.calls <= 3
+
+
+@pytest.mark.parametrize(
+    "dataset", [[], (), ["why?"], [None], "text", None, {"q": "a"}, iter([Example("a?", "x")]), 3]
+)
+def test_what_is_no_dataset_is_refused(dataset: Any) -> None:
+    engine = Scripted(lambda r: "x")
+    with pytest.raises(errors.UsageError, match="evaluate: "):
+        ta.evaluate(nn.LLM("Solve it.").to(engine), dataset, nn.ExactMatchLoss())
+    assert engine.calls == []
+
+
+@pytest.mark.parametrize("returned", [1.0, None, "wrong", True])
+def test_a_loss_function_must_return_a_loss(returned: Any) -> None:
+    module = answering({"a?": "x"})
+    with pytest.raises(errors.UsageError, match="the loss function must return a loss"):
+        ta.evaluate(module, [Example("a?", "x")], lambda output, target: returned)

@@ -1,0 +1,278 @@
+"""The update gate: old and new are compared side by side, and only a better one is kept."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import textautograd as ta
+from textautograd import errors, nn, optim
+from textautograd.engines import Request, Scripted
+
+
+def with_gradient(text: str = "old", name: str = "x") -> nn.Parameter:
+    parameter = nn.Parameter(text, name=name)
+    parameter.grad = ta.Gradient([ta.Feedback("be better", inputs={"q": "why?"}, output="wrong")])
+    return parameter
+
+
+def proposing(*texts: str) -> Scripted:
+    """Proposes these texts, one per call, whatever it is asked."""
+    left = iter(texts)
+    return Scripted(lambda request: json.dumps({"prompt": next(left)}))
+
+
+def drawing(*texts: str) -> Scripted:
+    """The candidates' texts, by the number of the draw."""
+    return Scripted(lambda request: json.dumps({"prompt": texts[request.sample % 1000]}))
+
+
+def test_the_closure_runs_once_per_state_all_at_once() -> None:
+    x, y = with_gradient(), nn.Parameter("untouched", name="y")
+    together, seen = threading.Barrier(4), []
+
+    def closure() -> float:
+        together.wait(60)
+        seen.append((x.data, str(x), y.data, threading.current_thread()))
+        assert not ta.is_grad_enabled()
+        together.wait(60)
+        return {"old": 0.5, "new 0": 0.4, "new 1": 0.2, "new 2": 0.3}[x.data]
+
+    engine = drawing("new 0", "new 1", "new 2")
+    result = optim.SGD([x, y], engine=engine, candidates=3).step(closure)
+    assert sorted(row[:3] for row in seen) == [
+        (text, text, "untouched") for text in ("new 0", "new 1", "new 2", "old")
+    ]
+    assert len({row[3] for row in seen} | {threading.current_thread()}) == 5
+    assert (result.accepted, result.before, result.after) == (True, 0.5, 0.2)
+    assert [c.loss for c in result.candidates] == [0.4, 0.2, 0.3]
+    assert result.changes == {"x": ("old", "new 1")} and x.data == "new 1"
+    assert ta.is_grad_enabled()
+
+
+@given(
+    st.sampled_from([0.0, 0.25, 0.5, 1.0, float("inf")]),
+    st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, float("inf")]), min_size=1, max_size=4),
+)
+def test_the_best_is_kept_only_if_strictly_lower(before: float, losses: list[float]) -> None:
+    x = with_gradient()
+    texts = [f"new {i}" for i in range(len(losses))]
+    engine = proposing(*texts) if len(losses) == 1 else drawing(*texts)
+    result = optim.SGD([x], engine=engine, candidates=len(losses)).step(
+        lambda: {"old": before, **dict(zip(texts, losses, strict=True))}[x.data]
+    )
+    best = min(losses)
+    assert result.before == before
+    if best < before:
+        assert result.accepted and result.after == best
+        assert x.data == texts[losses.index(best)]
+    else:
+        assert not result.accepted and result.after == before and result.changes == {}
+        assert x.data == "old"
+
+
+def test_the_state_dict_of_a_module_reads_as_the_candidates() -> None:
+    module = nn.ModuleDict({"a": nn.LLM("old a"), "b": nn.LLM("old b")})
+    first, _ = module.parameters()
+    first.grad = ta.Gradient(["be better"])
+    states = []
+
+    def closure() -> float:
+        states.append(module.state_dict())
+        return 1.0
+
+    optim.SGD(module.parameters(), engine=proposing("new a")).step(closure)
+    assert sorted(states, key=str) == [
+        {"a.instruction": "new a", "b.instruction": "old b"},
+        {"a.instruction": "old a", "b.instruction": "old b"},
+    ]
+
+
+def test_the_modules_calls_use_the_candidates_text() -> None:
+    model = Scripted(lambda r: r.messages[0]["content"])
+    module = nn.LLM("old").to(model)
+    module.instruction.grad = ta.Gradient(["be better"])
+    loss = nn.ExactMatchLoss()
+    result = optim.SGD(module.parameters(), engine=proposing("new")).step(
+        lambda: loss(module("why?"), "new").item()
+    )
+    assert result.accepted and (result.before, result.after) == (1.0, 0.0)
+
+
+def test_threads_that_map_starts_see_the_candidate() -> None:
+    x = with_gradient()
+    seen = []
+
+    def closure() -> float:
+        read = ta.map(lambda _: x.data, range(3))
+        assert set(read) == {x.data}
+        seen.append(read[0])
+        return float(x.data == "old")
+
+    assert optim.SGD([x], engine=proposing("new")).step(closure).accepted
+    assert sorted(seen) == ["new", "old"]
+
+
+def test_evaluate_in_a_closure_sees_the_candidate() -> None:
+    module = nn.LLM("old").to(Scripted(lambda r: r.messages[0]["content"]))
+    module.instruction.grad = ta.Gradient(["be better"])
+    val = [ta.data.Example("why?", "new"), ta.data.Example("how?", "other")]
+    result = optim.SGD(module.parameters(), engine=proposing("new")).step(
+        lambda: ta.evaluate(module, val, nn.ExactMatchLoss()).loss
+    )
+    assert (result.before, result.after) == (1.0, 0.5)
+
+
+def test_inside_a_closure_nothing_can_be_assigned() -> None:
+    x = with_gradient()
+
+    def closure() -> float:
+        x.data = "mine"
+        return 0.0
+
+    with pytest.raises(errors.UsageError, match="cannot be assigned"):
+        optim.SGD([x], engine=proposing("new")).step(closure)
+    assert x.data == "old"
+
+
+@pytest.mark.parametrize("value", [None, True, False, "0.5", float("nan"), [0.5], 1j])
+def test_a_closure_must_return_a_loss(value: Any) -> None:
+    x = with_gradient()
+    optimizer = optim.SGD([x], engine=proposing("new"))
+    with pytest.raises(errors.UsageError, match="the closure must return a loss"):
+        optimizer.step(lambda: value)
+    assert x.data == "old" and x.grad is not None
+
+
+def test_a_closure_may_return_a_loss_variable_or_a_whole_number() -> None:
+    x = with_gradient()
+    loss = nn.ExactMatchLoss()
+    result = optim.SGD([x], engine=proposing("new")).step(lambda: loss(x, "new"))
+    assert (result.before, result.after) == (1.0, 0.0)
+    x.grad = ta.Gradient(["again"])
+    result = optim.SGD([x], engine=proposing("newer")).step(lambda: int(x.data == "new"))
+    assert (result.before, result.after) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("where", ["old", "new"])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("mine"), errors.BudgetExceeded("enough"), errors.UsageError("no")]
+)
+def test_an_exception_in_the_gate_leaves_everything_as_it_was(where: str, error: Exception) -> None:
+    x, y = with_gradient(name="x"), with_gradient("old y", "y")
+    before = (x.grad, y.grad)
+
+    def closure() -> float:
+        if x.data == where:
+            raise error
+        return 0.0
+
+    optimizer = optim.SGD([x, y], engine=proposing("new", "new y"))
+    with pytest.raises(type(error), match=str(error)):
+        optimizer.step(closure)
+    assert (x.data, y.data, x.grad, y.grad) == ("old", "old y", *before)
+    assert x._version == y._version == 0
+
+
+@pytest.mark.parametrize("error", [errors.ServerError("500"), errors.ReplyError("nonsense")])
+def test_a_candidate_that_a_model_cannot_evaluate_is_out(error: Exception) -> None:
+    x = with_gradient()
+
+    def closure() -> float:
+        if x.data == "new 0":
+            raise error
+        return 0.5 if x.data == "old" else 0.25
+
+    result = optim.SGD([x], engine=drawing("new 0", "new 1"), candidates=2).step(closure)
+    assert result.accepted and x.data == "new 1"
+    assert result.candidates[0].loss is None
+    assert result.candidates[0].error == f"{type(error).__name__}: {error}"
+
+
+def test_a_budget_that_ends_in_the_gate_leaves_everything_as_it_was() -> None:
+    module = nn.LLM("old").to(Scripted(lambda r: "wrong"))
+    module.instruction.grad = ta.Gradient(["be better"])
+    val = [ta.data.Example(f"{i}?", "right") for i in range(5)]
+    optimizer = optim.SGD(module.parameters(), engine=proposing("new"))
+    with ta.Budget(calls=4) as budget, pytest.raises(ta.BudgetExceeded):
+        optimizer.step(lambda: ta.evaluate(module, val, nn.ExactMatchLoss()).loss)
+    assert module.instruction.data == "old" and budget.spent.calls <= 4
+
+
+def test_with_nothing_to_compare_the_closure_is_not_called() -> None:
+    x = nn.Parameter("old")
+
+    def closure() -> float:
+        raise AssertionError("not needed")
+
+    engine = proposing()
+    result = optim.SGD([x], engine=engine).step(closure)
+    assert not result.accepted and result.before is result.after is None and engine.calls == []
+
+
+# After a rejection
+
+
+def same_text(request: Request) -> str:
+    return json.dumps({"prompt": "Ever the same."})
+
+
+def test_method_9_S11_a_rejected_text_is_shown_and_not_proposed_again() -> None:
+    x = with_gradient()
+    engine = Scripted(same_text)
+    optimizer = optim.SGD([x], engine=engine)
+    assert not optimizer.step(lambda: 1.0).accepted
+    (first,) = engine.calls
+    assert first.temperature == 0 and first.sample == 0
+
+    result = optimizer.step(lambda: 1.0)
+    second, third = engine.calls[1:]
+    assert second != first
+    assert second.temperature is not None and second.temperature > 0
+    assert "<tried-1>\nEver the same.\n</tried-1>" in second.messages[1]["content"]
+    assert "it was tried and did not help" in third.messages[-1]["content"]
+    assert not result.accepted and result.candidates[0].state == {}
+    assert "it was tried and did not help" in str(result)
+    assert len(engine.calls) == 3
+
+    optimizer.step(lambda: 1.0)
+    assert engine.calls[3] != second  # another step is another draw
+
+
+def test_method_9_S11_a_cache_does_not_bring_the_rejected_text_back(tmp_path: Any) -> None:
+    answers = iter(["first", "second", "third"])
+    engine = Scripted(lambda request: json.dumps({"prompt": next(answers)}))
+    x = with_gradient()
+    optimizer = optim.SGD([x], engine=engine)
+    with ta.engines.caching(tmp_path / "calls.sqlite"):
+        proposed = [optimizer.step(lambda: 1.0).candidates[0].state for _ in range(3)]
+    assert proposed == [{"x": "first"}, {"x": "second"}, {"x": "third"}]
+
+
+def test_what_was_tried_is_forgotten_once_the_text_has_changed() -> None:
+    x = with_gradient()
+    engine = proposing("first", "second", "first")
+    optimizer = optim.SGD([x], engine=engine)
+    assert not optimizer.step(lambda: 1.0).accepted
+    assert optimizer.step(lambda: float(x.data == "old")).accepted
+    x.grad = ta.Gradient(["again"])
+    assert optimizer.step(lambda: float(x.data == "second")).accepted
+    assert x.data == "first"
+    assert engine.calls[2].temperature == 0
+
+
+def test_what_was_tried_survives_in_the_optimizers_state() -> None:
+    x = with_gradient()
+    optimizer = optim.SGD([x], engine=proposing("first"))
+    optimizer.step(lambda: 1.0)
+    state = json.loads(json.dumps(optimizer.state_dict()))
+    engine = Scripted(lambda request: json.dumps({"prompt": "first"}))
+    resumed = optim.SGD([x], engine=engine)
+    resumed.load_state_dict(state)
+    assert not resumed.step().accepted
+    assert resumed.steps == 2 and "tried" in engine.calls[0].messages[1]["content"]
