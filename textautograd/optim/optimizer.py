@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from textautograd import dispatch
+from textautograd.data.sampling import check_int
 from textautograd.engines import as_engine, default_engine
 from textautograd.engines.base import Engine
 from textautograd.errors import UsageError
@@ -90,6 +91,8 @@ class Optimizer:
         candidates: int = 1,
         seed: int = 0,
     ) -> None:
+        if not isinstance(params, Iterable):
+            raise UsageError(f"params are parameters, as of .parameters(), not {params!r}")
         self.params = list(params)
         if not self.params:
             raise UsageError("the optimizer got no parameters: does the module have any?")
@@ -98,8 +101,8 @@ class Optimizer:
                 raise UsageError(f"can only optimize leaves, not {param!r}")
         if len(set(self.params)) != len(self.params):
             raise UsageError("a parameter occurs twice")
-        if candidates < 1:
-            raise UsageError(f"candidates must be at least 1, not {candidates}")
+        check_int("optimizer", "candidates", candidates, at_least=1)
+        check_int("optimizer", "seed", seed)
         self.engine = None if engine is None else as_engine(engine)
         self.candidates = candidates
         self.seed = seed
@@ -124,6 +127,8 @@ class Optimizer:
             UsageError: the closure returned no number. EngineError, ReplyError: the old state could
                 not be evaluated, or no candidate could be drawn for want of a reply.
         """
+        if closure is not None and not callable(closure):
+            raise UsageError(f"the closure must be a function, not {type(closure).__name__}")
         return self.step_with(None if closure is None else closure_gate(closure))
 
     def step_with(self, gate: Gate | None) -> StepResult:

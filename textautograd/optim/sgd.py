@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from textautograd import dispatch
+from textautograd.data.sampling import check_int
 from textautograd.engines.base import Engine, Request
 from textautograd.errors import EngineError, ReplyError, UsageError
 from textautograd.gradient import Feedback, Gradient
@@ -45,9 +46,8 @@ class SGD(Optimizer):
         temperature: float = 1.0,
     ) -> None:
         super().__init__(params, engine=engine, candidates=candidates, seed=seed)
-        if examples < 1:
-            raise UsageError(f"examples must be at least 1, not {examples}")
-        if not temperature > 0:
+        check_int("SGD", "examples", examples, at_least=1)
+        if not isinstance(temperature, (int, float)) or not temperature > 0:
             raise UsageError(f"temperature must be above 0, not {temperature}: draws should differ")
         self.examples = examples
         self.temperature = temperature
