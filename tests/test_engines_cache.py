@@ -6,6 +6,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -273,6 +274,7 @@ def test_a_forked_child_opens_the_file_anew(path: Path) -> None:
         child = os.fork()
         if child == 0:
             status = 1
+            signal.alarm(20)  # a child that waits for ever would outlive the test
             try:
                 call_now(engine, ask("child"))
                 status = 0
