@@ -81,7 +81,7 @@ class Local:
         if not isinstance(n_ctx, int) or isinstance(n_ctx, bool) or n_ctx < 1:
             raise UsageError(f"n_ctx must be a whole number of tokens, not {n_ctx!r}")
         self._name = name
-        self._path = _place(name)
+        self.path = _place(name)
         self._n_ctx = n_ctx
         self._timeout = timeout
         sampling: dict[str, Any] = {
@@ -93,7 +93,7 @@ class Local:
         }
         self._sampling = {key: value for key, value in sampling.items() if value is not None}
         self._http: tuple[_Server, HTTP] | None = None
-        self._unsent = HTTP(self._path.name, "http://127.0.0.1", structured=structured)
+        self._unsent = HTTP(self.path.name, "http://127.0.0.1", structured=structured)
 
     async def complete(self, request: Request) -> Reply:
         import asyncio
@@ -114,7 +114,7 @@ class Local:
             self._http = (
                 server,
                 HTTP(
-                    self._path.name,
+                    self.path.name,
                     server.address,
                     api_key=server.key,
                     timeout=self._timeout,
@@ -125,7 +125,7 @@ class Local:
 
     @property
     def _key(self) -> tuple[Path, int]:
-        return self._path, self._n_ctx
+        return self.path, self._n_ctx
 
     @property
     def structured(self) -> str:
@@ -135,10 +135,10 @@ class Local:
     def identity(self) -> str:
         """The file's name and size: other weights under the same name are another model."""
         published = _PUBLISHED.get(self._name.removeprefix("local/"))
-        there = self._path.is_file() or published is None
-        size = self._path.stat().st_size if there else published[1]  # type: ignore[index]
+        there = self.path.is_file() or published is None
+        size = self.path.stat().st_size if there else published[1]  # type: ignore[index]
         extra = f":{self._sampling}" if self._sampling else ""
-        return f"local:{self._path.name}:{size}{extra}"
+        return f"local:{self.path.name}:{size}{extra}"
 
     async def close(self) -> None:
         """Closes the running loop's connections. The model stays loaded, as others may share it."""
@@ -176,6 +176,10 @@ class _Server:
             raise UsageError(f"llama.cpp cannot load {path}: {error}") from None
         self.address = f"{self._server.listening_address}/v1"
 
+    def end(self) -> None:
+        """Stops it, also in the middle of calls."""
+        del self._server
+
     def abandon(self) -> None:
         """Leaves the server for good: after a fork its threads are the parent's, and waiting for
         them to end, as its destructor does, would be for ever."""
@@ -210,7 +214,16 @@ def _in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
-atexit.register(_running.clear)  # while the interpreter is whole
+
+
+def _at_exit() -> None:
+    """Ends the servers while the interpreter is whole, whoever still holds an engine."""
+    for server in _running.values():
+        server.end()
+    _running.clear()
+
+
+atexit.register(_at_exit)
 
 
 def _parameters() -> tuple[Any, Any]:
@@ -254,6 +267,7 @@ def _place(name: str) -> Path:
 
 def _fetch(name: str, path: Path) -> None:
     import shutil
+    import urllib.error
     import urllib.request
 
     published = _PUBLISHED.get(name.removeprefix("local/"))
@@ -272,6 +286,8 @@ def _fetch(name: str, path: Path) -> None:
         _check(part, stated)
         part.replace(path)
     except (OSError, Error) as error:  # of urllib, every failure is an OSError
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is the response as well
         raise UsageError(
             f"cannot fetch the model {name!r} from {address} ({error}): put that file at {path}, "
             f"or give the path of any GGUF file as 'local/<path>.gguf'"
