@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import textautograd as ta
 from textautograd import Gradient, TextVariable, dispatch, nn, rules
 from textautograd.engines import Request, Scripted
-from textautograd.errors import EngineError, GraphError, UsageError
+from textautograd.errors import EngineError, UsageError
 from textautograd.optim.gate import closure_gate
 
 SOON = 30  # seconds, for what should be at once and would otherwise never be
@@ -131,7 +131,11 @@ async def hang(request):
     await asyncio.Event().wait()
 async def soon(request):
     return '{"input": "better"}' if request.schema else "reply"
-hanging, quick = nn.LLM("i", engine=Scripted(hang)), nn.LLM("i", engine=Scripted(soon))
+go = threading.Event()
+async def held(request):
+    await asyncio.to_thread(go.wait)
+    return "late"
+hanging, quick, held = (nn.LLM("i", engine=Scripted(f)) for f in (hang, soon, held))
 """
 
 
@@ -436,7 +440,8 @@ def test_an_async_rule_may_use_the_rules_of_the_package() -> None:
         return await rules.textgrad(node, gradient, engine)
 
     x, y = leaf(), leaf()
-    nn.LLM("i", engine=soon())(x=x, y=y).backward("f", rule=rule)
+    out = nn.LLM("i", engine=soon())(x=x, y=y)
+    out.backward("f", rule=rule, engine=Together(2).engine)
     assert (texts(x.grad), texts(y.grad)) == (["x: better"], ["y: better"])
 
 
@@ -683,32 +688,66 @@ def test_a_failure_that_was_read_is_no_warning() -> None:
 
 
 def test_failures_of_a_backward_pass_that_was_given_up_are_no_warnings() -> None:
-    async def fail(request: Request) -> str:
-        if request.schema:
-            raise EngineError("down")
-        return "a"
+    both = asyncio.Event()
+    seen = []
 
-    def stop(node: Any, gradient: Gradient, engine: Any) -> Any:
-        return ["too", "many", "gradients"]
+    async def rule(node: Any, gradient: Gradient, engine: Any) -> Any:
+        seen.append(node)
+        if len(seen) == 2:
+            both.set()
+        await asyncio.wait_for(both.wait(), SOON)
+        raise KeyError("mine")
 
     with warnings.catch_warnings(record=True) as log:
         warnings.simplefilter("always")
         x = leaf()
-        agent = nn.LLM("i", engine=Scripted(fail))
-        y = ta.cat([agent(x), ta.call_tool(str, object=x)])
-
-        async def rule(node: Any, gradient: Gradient, engine: Any) -> Any:
-            if node.operation.name == "complete":
-                raise EngineError("down")
-            return stop(node, gradient, engine)
-
-        with pytest.raises(GraphError):
-            y.backward("f", rule=rule)
+        agent = nn.LLM("i", engine=soon())
+        with pytest.raises(KeyError, match="mine"):
+            ta.cat([agent(x), agent(x)]).backward("f", rule=rule)
         let_the_loop_finish()
-        del y
+        seen.clear()
         gc.collect()
     assert [str(w.message) for w in log] == []
     assert x.grad is None
+
+
+def test_a_failure_behind_several_values_is_one_warning_and_none_if_one_was_read() -> None:
+    async def awaited(variable: TextVariable) -> str:
+        return await variable
+
+    def used_twice() -> tuple[TextVariable, TextVariable]:
+        y = nn.LLM("i", engine=Scripted(broken_later))("q")
+        agent = nn.LLM("i", engine=soon())
+        return agent(y), agent(y)
+
+    with warnings.catch_warnings(record=True) as log:
+        warnings.simplefilter("always")
+        one, other = used_twice()
+        let_the_loop_finish()
+        del one, other
+        gc.collect()
+        assert len(log) == 1
+        for read in (lambda v: v.data, lambda v: asyncio.run(awaited(v))):
+            one, other = used_twice()
+            with pytest.raises(EngineError):
+                read(one)
+            let_the_loop_finish()
+            del one, other
+            gc.collect()
+    assert len(log) == 1
+
+
+def test_an_error_that_is_raised_again_and_again_names_a_line_once() -> None:
+    error = EngineError("always the same")
+
+    def fail(request: Request) -> str:
+        raise error
+
+    agent = nn.LLM("i", engine=Scripted(fail))
+    for _ in range(3):
+        with pytest.raises(EngineError):
+            agent("q").data  # noqa: B018
+    assert len(error.__notes__) == 1
 
 
 def test_unread_calls_are_not_cancelled() -> None:
@@ -831,18 +870,18 @@ assert nn.LLM("i", engine=Scripted(leaves))("q").data == "a"
 def tool(text):
     asked.set()
     threading.Event().wait()
-y = ta.call_tool(tool, text=quick("q")); asked.wait()
+y = ta.call_tool(tool, text=held("q")); go.set(); asked.wait()
 """,
     "a tool that ends as we do": """
 import atexit
-go, over = threading.Event(), threading.Event()
+end = threading.Event()
 def tool(text):
     asked.set()
-    go.wait()
+    end.wait()
     return text
-y = ta.call_tool(tool, text=quick("q")); asked.wait()
+y = ta.call_tool(tool, text=held("q")); go.set(); asked.wait()
 def let_go():
-    go.set()
+    end.set()
     for thread in threading.enumerate():
         if thread.name == "textautograd-user-code":
             thread.join()
@@ -856,7 +895,7 @@ atexit.register(stop)
 def answer(request):
     asked.set()
     threading.Event().wait()
-y = nn.LLM("i", engine=Scripted(answer))(quick("q")); asked.wait()
+y = nn.LLM("i", engine=Scripted(answer))(held("q")); go.set(); asked.wait()
 """,
     "a hanging backward pass in a thread": """
 async def answer(request):
@@ -881,7 +920,7 @@ y = nn.LLM("i", engine=Scripted(blocks))("q"); asked.wait()
 
 @pytest.mark.parametrize("situation", EXITS)
 def test_the_interpreter_exits_without_a_word_while_there_is(situation: str) -> None:
-    done = run(EXITS[situation], "-X", "dev", PYTHONASYNCIODEBUG="0")
+    done = run(EXITS[situation], "-W", "always")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -913,15 +952,9 @@ print(nn.LLM("i", engine=Scripted(answer))("q").data, flush=True)
 def test_after_a_fork_new_calls_work_and_an_inherited_pending_value_raises() -> None:
     done = run(
         """
-go = threading.Event()
-async def held(request):
-    asked.set()
-    await asyncio.to_thread(go.wait)
-    return "late"
 read = quick("q")
 assert read.data == "reply"
-y = nn.LLM("i", engine=Scripted(held))("q")
-asked.wait()
+y = held("q")
 child = os.fork()
 if child == 0:
     assert read.data == "reply"

@@ -96,16 +96,29 @@ async def arrived(values: Sequence[Any]) -> list[Any]:
             value.has_reader = True
     if not all(map(is_ready, values)):
         await on_loop()
-    return [wait(value) if is_ready(value) else await awaited(value) for value in values]
+    return [await _settled(value) for value in values]
 
 
 async def awaited(value: Any) -> Any:
     """`wait` for coroutines, on any running loop."""
-    if is_ready(value) or value.process != os.getpid():
+    try:
+        return await _settled(value)
+    except Exception as error:
+        error.was_read = True  # type: ignore[attr-defined]
+        raise
+
+
+async def _settled(value: Any) -> Any:
+    """`awaited`, where nobody has read a failure yet: it goes into the value computed from it."""
+    if not isinstance(value, Pending):
+        return value
+    value.has_reader = True
+    if value.done():
+        return value.result()
+    if value.process != os.getpid():
         return wait(value)
     import asyncio
 
-    value.has_reader = True
     return await asyncio.wrap_future(value)
 
 
