@@ -1,0 +1,584 @@
+"""`fit`: the loop, what it leaves behind, and how a run goes on after it was cut short."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import textautograd as ta
+from textautograd import errors, nn, optim
+from textautograd.data import Example
+from textautograd.engines import Request, Scripted
+from textautograd.engines.cache import key_of
+from textautograd.evaluation import Row
+from textautograd.fit_gate import FitGate, compared, has_lost, wins
+
+# A world in which every improvement is an exclamation mark: a question is answered right by a
+# system whose final instruction has as many of them as the question is hard.
+
+
+class Agent(nn.Module):
+    def __init__(self) -> None:
+        self.hint = nn.LLM("Give a hint.")
+        self.solve = nn.LLM("Solve it")
+
+    def forward(self, question: str) -> ta.TextVariable:
+        output: ta.TextVariable = self.solve(question=question, hint=self.hint(question=question))
+        return output
+
+
+def hard(question: str) -> int:
+    return int(question.split()[-1])
+
+
+def world(request: Request) -> str:
+    system, user = request.messages[0]["content"], request.messages[1]["content"]
+    if request.purpose == "forward":
+        if system.startswith("Give"):
+            return f"hint by {system}"
+        question = user.split("\n")[1]
+        return "right" if system.count("!") >= hard(question) else f"wrong by {system}"
+    if request.purpose == "backward":
+        assert request.schema is not None
+        return json.dumps({name: f"a better {name}" for name in request.schema["properties"]})
+    assert request.purpose == "optimize"
+    old = user.split("\n")[1]
+    if old.startswith("Give"):
+        return json.dumps({"prompt": f"Give hint number {request.sample} after {old}"})
+    return json.dumps({"prompt": f"{old} better{'!' if request.sample % 2 == 0 else '?'}"})
+
+
+TRAIN = [Example(f"question {i} of hardness {1 + i % 3}", "right") for i in range(6)]
+VAL = [Example(f"held-out {i} of hardness {i % 5}", "right") for i in range(4, -1, -1)]
+
+
+def run(
+    agent: Agent, engine: Any, *, candidates: int = 2, steps: int = 5, **options: Any
+) -> ta.History:
+    agent.to(engine)
+    optimizer = optim.SGD(agent.parameters(), engine=engine, candidates=candidates, seed=1)
+    options = {"val": VAL, "batch_size": 4, "progress": False, **options}
+    return ta.fit(agent, TRAIN, nn.ExactMatchLoss(), optimizer, steps=steps, **options)
+
+
+def decisions(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Metrics but for how far a race went, which is what was spent."""
+    return [{k: v for k, v in m.items() if k != "gate_samples_saved"} for m in metrics]
+
+
+def states(rows: list[dict[str, Any]]) -> list[tuple[int, dict[str, str]]]:
+    return [(row["step"], row["state"]) for row in rows]
+
+
+# The loop
+
+
+def test_it_learns_and_says_how() -> None:
+    agent, engine = Agent(), Scripted(world)
+    history = run(agent, engine)
+    assert agent.solve.instruction.data.count("!") >= 3
+    assert history.state == agent.state_dict()
+    assert history.accepted >= 3 and history.stopped is None
+    assert [m["step"] for m in history.metrics] == list(range(5))
+    assert history.metrics[0]["before"] == 0.8
+    assert min(m["after"] for m in history.metrics if m["after"] is not None) <= 0.2
+    for metrics in history.metrics:
+        if metrics["accepted"]:
+            assert metrics["after"] < metrics["before"] and metrics["changes"]
+        else:
+            assert metrics["after"] == metrics["before"] and not metrics["changes"]
+    assert history.usage.calls == len(engine.calls)
+    assert "loss 0.8 → " in repr(history)
+
+
+def test_method_8_the_gate_reads_held_out_examples_only() -> None:
+    seen: list[tuple[bool, str]] = []
+
+    class Watched(Agent):
+        def forward(self, question: str) -> ta.TextVariable:
+            seen.append((ta.is_grad_enabled(), question.split()[0]))
+            return super().forward(question)
+
+    run(Watched(), Scripted(world), steps=2)
+    assert {word for grad, word in seen if grad} == {"question"}
+    assert {word for grad, word in seen if not grad} == {"held-out"}
+
+
+def test_without_val_the_gate_is_the_training_set() -> None:
+    history = run(Agent(), Scripted(world), steps=1, val=None)
+    assert history.metrics[0]["before"] == 1.0
+
+
+def test_a_batch_where_all_are_right_makes_no_further_call() -> None:
+    agent, engine = Agent(), Scripted(world)
+    agent.solve.instruction.data = "Solve it !!!!!"
+    history = run(agent, engine, steps=3)
+    assert {call.purpose for call in engine.calls} == {"forward"}
+    assert len(engine.calls) == 3 * 4 * 2 - 2 * 2 * 1  # 4 + 2 + 4 samples, two calls each
+    assert [m["wrong"] for m in history.metrics] == [0, 0, 0]
+    assert [m["before"] for m in history.metrics] == [None] * 3
+    assert history.accepted == 0 and agent.solve.instruction.data == "Solve it !!!!!"
+
+
+def test_gradients_do_not_pile_up_T4() -> None:
+    history = run(Agent(), Scripted(world), steps=4, batch_size=2)
+    assert all(len(texts) <= 2 for m in history.metrics for texts in m["gradients"].values())
+
+
+@pytest.mark.parametrize("rule", [ta.rules.textgrad, ta.rules.none])
+def test_method_7_S13_an_arm_stays_what_it_is_for_the_whole_run(rule: Any) -> None:
+    engine = Scripted(world)
+    history = run(Agent(), engine, rule=rule)
+    assert history.accepted >= 2
+    asked = [call for call in engine.calls if call.purpose == "backward"]
+    assert (asked == []) == (rule is ta.rules.none)
+    assert all("The variable is hint." in call.messages[1]["content"] for call in asked)
+
+
+def test_a_failing_sample_is_recorded_and_the_others_train() -> None:
+    def answer(request: Request) -> str:
+        if "question 0" in str(request.messages) and request.purpose == "forward":
+            raise errors.ServerError("500")
+        return world(request)
+
+    history = run(Agent(), Scripted(answer), batch_size=6, steps=1)
+    assert (history.metrics[0]["samples"], history.metrics[0]["failed"]) == (
+        5,
+        ["ServerError: 500"],
+    )
+
+
+def test_where_a_whole_batch_fails_the_first_cause_is_raised() -> None:
+    def answer(request: Request) -> str:
+        raise errors.AuthenticationError("wrong key")
+
+    agent = Agent()
+    with pytest.raises(errors.AuthenticationError, match="wrong key"):
+        run(agent, Scripted(answer))
+    assert agent.state_dict() == Agent().state_dict()
+
+
+def test_no_steps_leave_everything_as_it_is() -> None:
+    engine = Scripted(world)
+    history = run(Agent(), engine, steps=0)
+    assert engine.calls == [] and history.metrics == [] and repr(history)
+
+
+def test_the_same_seed_is_the_same_run_and_another_is_not() -> None:
+    runs = [run(Agent(), Scripted(world), seed=seed) for seed in (0, 0, 7)]
+    assert decisions(runs[0].metrics) == decisions(runs[1].metrics)
+    assert runs[0].state == runs[1].state
+    assert decisions(runs[0].metrics) != decisions(runs[2].metrics)
+
+
+def test_progress_is_silent_where_nobody_watches(capfd: pytest.CaptureFixture[str]) -> None:
+    run(Agent(), Scripted(world), progress=True, steps=2)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("calls", [0, 1, 9, 25, 40, 60])
+def test_a_budget_ends_the_run_and_keeps_the_best_state(calls: int, tmp_path: Path) -> None:
+    agent, budget = Agent(), ta.Budget(calls=calls)
+    history = run(agent, Scripted(world), budget=budget, run_dir=tmp_path)
+    assert history.stopped is not None and "budget" in history.stopped
+    assert budget.spent.calls <= calls
+    assert agent.state_dict() == history.state
+    undisturbed = run(Agent(), Scripted(world))
+    done = len(history.metrics)
+    assert decisions(history.metrics) == decisions(undisturbed.metrics)[:done]
+
+    again = run(agent, Scripted(world), run_dir=tmp_path)  # the same agent, with money again
+    assert again.stopped is None and again.state == undisturbed.state
+    assert decisions(again.metrics) == decisions(undisturbed.metrics)
+
+
+# The run directory
+
+
+def test_the_run_directory_holds_what_happened(tmp_path: Path) -> None:
+    agent = Agent()
+    history = run(agent, Scripted(world), run_dir=tmp_path / "deep" / "run")
+    here = tmp_path / "deep" / "run"
+
+    def lines(name: str) -> list[Any]:
+        return [json.loads(line) for line in (here / name).read_text().splitlines()]
+
+    assert lines("metrics.jsonl") == history.metrics
+    assert lines("states.jsonl") == history.states
+    assert json.loads((here / "best.json").read_text()) == agent.state_dict()
+    other = Agent()
+    other.load_state_dict(json.loads((here / "best.json").read_text()))
+    assert not list(here.glob("*.part"))
+
+
+def test_a_finished_run_costs_nothing_again_and_more_steps_go_on(tmp_path: Path) -> None:
+    first = run(Agent(), Scripted(world), steps=3, run_dir=tmp_path)
+    engine = Scripted(world)
+    again = run(Agent(), engine, steps=3, run_dir=tmp_path)
+    assert engine.calls == [] and again.usage.calls == 0
+    assert (again.metrics, again.states, again.state) == (
+        first.metrics,
+        first.states,
+        first.state,
+    )
+    longer = run(Agent(), engine, steps=5, run_dir=tmp_path)
+    assert decisions(longer.metrics) == decisions(run(Agent(), Scripted(world)).metrics)
+
+
+def test_the_trained_module_itself_can_be_trained_on(tmp_path: Path) -> None:
+    agent = Agent()
+    run(agent, Scripted(world), steps=3, run_dir=tmp_path)
+    assert agent.state_dict() != Agent().state_dict()
+    history = run(agent, Scripted(world), steps=5, run_dir=tmp_path)
+    assert decisions(history.metrics) == decisions(run(Agent(), Scripted(world)).metrics)
+
+
+OTHER: dict[str, Any] = {
+    "batch_size": {"batch_size": 3},
+    "seed": {"seed": 5},
+    "val": {"val": VAL[:-1]},
+    "optimizer": {"candidates": 3},
+    "rule": {"rule": ta.rules.none},
+}
+
+
+@pytest.mark.parametrize("other", OTHER, ids=OTHER)
+def test_other_settings_in_the_same_directory_are_refused(other: str, tmp_path: Path) -> None:
+    run(Agent(), Scripted(world), steps=1, run_dir=tmp_path)
+    engine = Scripted(world)
+    with pytest.raises(errors.UsageError, match=f"holds another run: {other} differ"):
+        run(Agent(), engine, steps=1, run_dir=tmp_path, **OTHER[other])
+    assert engine.calls == []
+
+
+def test_another_module_or_state_or_loss_in_the_same_directory_is_refused(tmp_path: Path) -> None:
+    run(Agent(), Scripted(world), steps=1, run_dir=tmp_path)
+    agent = Agent()
+    agent.solve.instruction.data = "Other."
+    with pytest.raises(errors.UsageError, match="holds another run: state differ"):
+        run(agent, Scripted(world), steps=1, run_dir=tmp_path)
+    agent = Agent()
+    agent.solve.output_format = "One word."
+    with pytest.raises(errors.UsageError, match="holds another run: module differ"):
+        run(agent, Scripted(world), steps=1, run_dir=tmp_path)
+    agent, engine = Agent(), Scripted(world)
+    optimizer = optim.SGD(agent.parameters(), engine=engine, candidates=2, seed=1)
+    with pytest.raises(errors.UsageError, match="holds another run: loss differ"):
+        ta.fit(
+            agent.to(engine),
+            TRAIN,
+            nn.JudgeLoss("Be brief."),
+            optimizer,
+            val=VAL,
+            steps=1,
+            batch_size=4,
+            run_dir=tmp_path,
+        )
+
+
+@pytest.mark.parametrize("name", ["run.json", "checkpoint.json", "calls.sqlite"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe\x00"])
+def test_a_damaged_file_is_a_clear_error(name: str, content: bytes, tmp_path: Path) -> None:
+    run(Agent(), Scripted(world), steps=1, run_dir=tmp_path)
+    (tmp_path / name).write_bytes(content)
+    for leftover in tmp_path.glob("calls.sqlite-*"):
+        leftover.unlink()
+    if name == "calls.sqlite" and len(content) < 2:  # to SQLite this is an empty file: no replies
+        run(Agent(), Scripted(world), steps=2, run_dir=tmp_path)
+        return
+    with pytest.raises(errors.UsageError) as caught:
+        run(Agent(), Scripted(world), steps=2, run_dir=tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_directory_that_cannot_be_used_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    engine = Scripted(world)
+    with pytest.raises(errors.UsageError, match="cannot use the run directory"):
+        run(Agent(), engine, run_dir=tmp_path / "file")
+    assert engine.calls == []
+
+
+# Cut short and resumed
+
+
+class Failing:
+    """The world, until call `n`: then every call fails, or the process ends.
+
+    A process ends only when every reply given so far is on disk, so that what was answered and what
+    was not is beyond doubt; calls that come meanwhile wait for the end.
+    """
+
+    identity = "scripted"
+
+    def __init__(self, n: int, die: Path | None = None) -> None:
+        self.n, self.die = n, die
+        self.started: list[str] = []
+        self.answered: list[str] = []
+
+    async def complete(self, request: Request) -> ta.engines.Reply:
+        self.started.append(key_of(self.identity, request))
+        if len(self.started) > self.n:
+            if self.die is None:
+                raise KeyboardInterrupt if self.n % 2 else ZeroDivisionError("mine")
+            if len(self.started) == self.n + 1:
+                import sqlite3
+
+                store = sqlite3.connect(self.die / "calls.sqlite")
+                count = "SELECT count(*) FROM replies"
+                while store.execute(count).fetchone()[0] < len(set(self.answered)):
+                    await asyncio.sleep(0.001)
+                (self.die / "answered.json").write_text(json.dumps(self.answered))
+                os._exit(3)
+            await asyncio.Event().wait()
+        self.answered.append(self.started[-1])
+        return ta.engines.Reply(world(request))
+
+
+_DYING = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_fit import Agent, Failing, run
+run(Agent(), Failing(int(sys.argv[2]), Path(sys.argv[3])), run_dir=sys.argv[3])
+"""
+
+
+def undisturbed() -> ta.History:
+    return run(Agent(), Scripted(world))
+
+
+@pytest.mark.parametrize("n", [0, 3, 12, 21, 30, 44, 58])
+def test_a_killed_run_ends_as_if_it_had_not_been(n: int, tmp_path: Path) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", _DYING, os.path.dirname(__file__), str(n), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert killed.returncode == 3, killed.stderr
+    answered = json.loads((tmp_path / "answered.json").read_text())
+    assert len(answered) == n
+    engine = Failing(10_000)
+    resumed, expected = run(Agent(), engine, run_dir=tmp_path), undisturbed()
+    assert not set(engine.started) & set(answered)
+    assert resumed.state == expected.state
+    assert decisions(resumed.metrics) == decisions(expected.metrics)
+    assert states(resumed.states) == states(expected.states)
+
+
+@pytest.mark.parametrize("n", [5, 18, 33, 47])
+def test_an_exception_in_the_middle_loses_nothing_that_was_answered(n: int, tmp_path: Path) -> None:
+    agent, left = Agent(), iter(range(n))
+
+    def answer(request: Request) -> str:
+        if next(left, None) is None:
+            raise ta.BudgetExceeded("stands for whatever ends a run")
+        return world(request)
+
+    first = Scripted(answer)
+    stopped = run(agent, first, run_dir=tmp_path)
+    assert stopped.stopped == "stands for whatever ends a run"
+    answered = {key_of("scripted", call) for call in first.calls[:n]}
+    second = Scripted(world)
+    resumed, expected = run(Agent(), second, run_dir=tmp_path), undisturbed()
+    assert not answered & {key_of("scripted", call) for call in second.calls}
+    assert resumed.state == expected.state
+    assert decisions(resumed.metrics) == decisions(expected.metrics)
+
+
+def test_what_user_code_raises_in_the_optimizer_ends_the_run_and_it_resumes(
+    tmp_path: Path,
+) -> None:
+    class Boom(Exception):
+        pass
+
+    def answer(request: Request) -> str:
+        if request.purpose == "optimize" and "better" in request.messages[1]["content"]:
+            raise Boom
+        return world(request)
+
+    with pytest.raises(Boom):
+        run(Agent(), Scripted(answer), run_dir=tmp_path)
+    resumed, expected = run(Agent(), Scripted(world), run_dir=tmp_path), undisturbed()
+    assert resumed.state == expected.state
+    assert decisions(resumed.metrics) == decisions(expected.metrics)
+
+
+# The gate of fit
+
+LOSSES = st.none() | st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.7, 1.0]) | st.floats(0, 1e6)
+TABLES = st.lists(st.tuples(LOSSES, LOSSES), min_size=1, max_size=8)
+
+
+def rows(losses: list[float | None]) -> list[Row]:
+    failure = errors.ServerError("500")
+    return [
+        Row(TRAIN[0], error=failure) if loss is None else Row(TRAIN[0], "x", loss)
+        for loss in losses
+    ]
+
+
+@given(TABLES, st.randoms(use_true_random=False))
+def test_stopping_early_never_changes_the_decision(
+    table: list[tuple[float | None, float | None]], random: Any
+) -> None:
+    old, new = rows([a for a, _ in table]), rows([b for _, b in table])
+    full = wins(*compared(old, new))
+    order = list(range(len(table)))
+    random.shuffle(order)
+    done: list[Row | None] = [None] * len(table)
+    for index in order:
+        if has_lost(old, done):
+            assert not full
+        done[index] = new[index]
+    assert not (full and has_lost(old, done))
+
+
+@given(TABLES)
+def test_a_win_is_better_and_never_worse(table: list[tuple[float | None, float | None]]) -> None:
+    old, new = rows([a for a, _ in table]), rows([b for _, b in table])
+    assert not wins(*compared(old, old))
+    assert not (wins(*compared(old, new)) and wins(*compared(new, old)))
+    if all(a is not None and b is not None for a, b in table):
+        before, after = (sum(pair[i] for pair in table) for i in (0, 1))  # type: ignore[misc]
+        assert wins(*compared(old, new)) == (after < before)
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.5, 1.0, None]), min_size=5, max_size=5).filter(any),
+    st.lists(
+        st.lists(st.sampled_from([0.0, 0.5, 1.0, None]), min_size=5, max_size=5),
+        min_size=1,
+        max_size=3,
+    ),
+    st.sampled_from([1, 2, 64]),
+)
+def test_the_gate_decides_as_the_whole_evaluation_would(
+    old: list[float | None], candidates: list[list[float | None]], workers: int
+) -> None:
+    tables = {"old": old, **{f"new {i}": losses for i, losses in enumerate(candidates)}}
+    x = nn.Parameter("old")
+
+    class Reads(nn.Module):
+        def forward(self, question: str) -> str:
+            return f"{x.data}/{question}"
+
+    def loss_fn(output: str, target: str) -> ta.TextVariable:
+        state, index = output.split("/")
+        loss = tables[state][int(index)]
+        if loss is None:
+            raise errors.ServerError("500")
+        reply = json.dumps({"feedback": "so", "score": 1 - loss})
+        scored: ta.TextVariable = nn.JudgeLoss("x", engine=Scripted(lambda r: reply))(output)
+        return scored
+
+    gate = FitGate(Reads(), [Example(str(i), "x") for i in range(5)], loss_fn, workers)
+    verdict = gate(
+        {x: ta.TextVariable("old")},
+        [{x: ta.TextVariable(f"new {i}")} for i in range(len(candidates))],
+    )
+    outcomes = [compared(rows(old), rows(new)) for new in candidates]
+    winning = [i for i, found in enumerate(outcomes) if wins(*found)]
+    assert (verdict.best is not None) == bool(winning)
+    if winning:
+        best = min(outcomes[i][1] - outcomes[i][0] for i in winning)
+        assert verdict.best in winning
+        assert outcomes[verdict.best][1] - outcomes[verdict.best][0] == best
+        assert isinstance(verdict.losses[verdict.best], float)
+    assert x.data == "old"
+
+
+def test_a_candidate_that_has_lost_is_not_evaluated_further() -> None:
+    def answer(request: Request) -> str:
+        if request.purpose == "forward":
+            return "right" if request.messages[0]["content"] == "old" else "wrong"
+        raise AssertionError
+
+    engine = Scripted(answer)
+    module = nn.LLM("old").to(engine)
+    gate = FitGate(
+        module, [Example(f"{i}?", "right") for i in range(10)], nn.ExactMatchLoss(), workers=1
+    )
+    old: dict[ta.TextVariable, ta.TextVariable] = {module.instruction: ta.TextVariable("old")}
+    verdict = gate(old, [{module.instruction: ta.TextVariable("new")}])
+    assert len(engine.calls) == 10  # a loss of 0 cannot be beaten
+    assert (verdict.best, gate.saved) == (None, 10)
+    assert verdict.losses == ["could not win after 0 of 10 samples"]
+
+
+def test_a_run_reports_what_the_gate_saved() -> None:
+    class OneAtATime(Scripted):
+        max_concurrency = 1
+
+    history = run(Agent(), OneAtATime(world))
+    assert sum(m["gate_samples_saved"] for m in history.metrics) > 0
+
+
+def test_the_state_in_place_is_evaluated_once() -> None:
+    engine = Scripted(lambda r: "wrong")
+    module = nn.LLM("old").to(engine)
+    gate = FitGate(module, [Example("a?", "right")], nn.ExactMatchLoss(), workers=1)
+    old: dict[ta.TextVariable, ta.TextVariable] = {module.instruction: ta.TextVariable("old")}
+    for _ in range(3):
+        gate(old, [])
+    assert len(engine.calls) == 1
+
+
+@pytest.mark.parametrize("loss", [-0.5, float("nan")])
+def test_a_loss_below_0_is_refused_as_stopping_early_would_be_wrong(loss: float) -> None:
+    class Odd:
+        def __call__(self, output: Any, target: str) -> ta.TextVariable:
+            found: ta.TextVariable = nn.ExactMatchLoss()(output, target)
+            vars_of: Any = found.data
+            vars_of.loss = loss
+            return found
+
+    module = nn.LLM("old").to(Scripted(lambda r: "wrong"))
+    gate = FitGate(module, [Example("a?", "right")], Odd(), workers=1)
+    with pytest.raises(errors.UsageError, match="a loss must be a number of at least 0"):
+        gate.current()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": -1},
+        {"steps": 1.5},
+        {"steps": True},
+        {"batch_size": 0},
+        {"batch_size": None},
+        {"val": []},
+        {"val": ["text"]},
+        {"val": 3},
+        {"budget": 5},
+    ],
+)
+def test_arguments_that_cannot_work_are_refused_before_anything_is_spent(wrong: Any) -> None:
+    engine = Scripted(world)
+    with pytest.raises(errors.UsageError):
+        run(Agent(), engine, **wrong)
+    assert engine.calls == []
+
+
+def test_other_things_than_a_module_and_an_optimizer_are_refused() -> None:
+    agent = Agent()
+    optimizer = optim.SGD(agent.parameters())
+    for args in (
+        (agent, TRAIN, nn.ExactMatchLoss(), None),
+        (None, TRAIN, nn.ExactMatchLoss(), optimizer),
+        (agent, [], nn.ExactMatchLoss(), optimizer),
+        (agent, None, nn.ExactMatchLoss(), optimizer),
+        (agent, [Example, "text"], nn.ExactMatchLoss(), optimizer),
+    ):
+        with pytest.raises(errors.UsageError, match="fit"):
+            ta.fit(*args, steps=1, batch_size=1)  # type: ignore[arg-type]
