@@ -581,4 +581,4 @@ def test_other_things_than_a_module_and_an_optimizer_are_refused() -> None:
         (agent, [Example, "text"], nn.ExactMatchLoss(), optimizer),
     ):
         with pytest.raises(errors.UsageError, match="fit"):
-            ta.fit(*args, steps=1, batch_size=1)  # type: ignore[arg-type]
+            ta.fit(*args, steps=1, batch_size=1)

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from textautograd import dispatch
-from textautograd.engines import default_engine
+from textautograd.engines import as_engine, default_engine
 from textautograd.engines.base import Engine, Request
-from textautograd.errors import GraphError
+from textautograd.errors import GraphError, UsageError
 from textautograd.gradient import Feedback, Gradient, as_gradient
 from textautograd.prompts.form import Form, fill_in
 from textautograd.prompts.semantic import semantic as semantic_prompt
@@ -98,7 +98,12 @@ async def follow(rule: Rule, node: Node, gradient: Gradient, engine: Engine | No
 
     Raises:
         GraphError: if it is not one gradient, str or `None` per predecessor.
+        UsageError: if the rule is no function, or the engine none.
     """
+    if not callable(rule) or isinstance(rule, type):
+        raise UsageError(f"a rule is a function of (node, gradient, engine), not {rule!r}")
+    if engine is not None:
+        engine = as_engine(engine)
     if rule in (semantic, textgrad):
         pulled = await rule(node, gradient, engine)
     else:
