@@ -12,7 +12,7 @@ from textautograd import Gradient, TextVariable, nn
 from textautograd.errors import UsageError
 
 anything = st.text(alphabet=st.one_of(st.characters(), st.sampled_from("{}abxy\\1<>%")))
-names = st.sampled_from(["a", "b", "ab", "x", "template", "self", "values"])
+names = st.sampled_from(["a", "b", "ab", "template", "self", "values", "a.b", "a|b", "x*"])
 
 
 def leaf(text: str = "x") -> TextVariable:
