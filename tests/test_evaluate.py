@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -68,6 +70,28 @@ def test_where_every_sample_fails_the_first_cause_is_raised() -> None:
         ta.evaluate(module, [Example("a?", "x"), Example("b?", "x")], nn.ExactMatchLoss())
     assert caught.value is first
     assert any("every other of the 2 samples" in note for note in first.__notes__)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_failed_sample_leaves_no_warning_of_an_unread_value(is_async: bool) -> None:
+    def answer(request: Request) -> str:
+        if question_of(request) == "a?":
+            raise errors.ServerError("500")
+        return "x"
+
+    async def later(request: Request) -> str:
+        await asyncio.sleep(0)
+        return answer(request)
+
+    module = nn.LLM("Solve it.").to(Scripted(later if is_async else answer))
+    gc.collect()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = ta.evaluate(module, [Example("a?", "x"), Example("b?", "x")], nn.ExactMatchLoss())
+        assert found.failed == 1
+        del found
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []
 
 
 def test_nothing_is_recorded() -> None:

@@ -194,6 +194,20 @@ def test_a_candidate_that_a_model_cannot_evaluate_is_out(error: Exception) -> No
     assert result.candidates[0].error == f"{type(error).__name__}: {error}"
 
 
+@pytest.mark.parametrize("error", [errors.ServerError("500"), errors.ReplyError("nonsense")])
+def test_without_a_loss_of_the_old_state_there_is_nothing_to_compare(error: Exception) -> None:
+    x = with_gradient()
+
+    def closure() -> float:
+        if x.data == "old":
+            raise error
+        return 0.0
+
+    with pytest.raises(type(error), match=str(error)):
+        optim.SGD([x], engine=proposing("new")).step(closure)
+    assert x.data == "old"
+
+
 def test_a_budget_that_ends_in_the_gate_leaves_everything_as_it_was() -> None:
     module = nn.LLM("old").to(Scripted(lambda r: "wrong"))
     module.instruction.grad = ta.Gradient(["be better"])

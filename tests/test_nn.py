@@ -87,6 +87,19 @@ def test_cycles_are_walked_once() -> None:
     assert copy.deepcopy(module).state_dict() == module.state_dict()
 
 
+def test_the_repr_of_a_module_within_itself_ends() -> None:
+    module = nn.ModuleList([nn.LLM("Give a hint.")])
+    module.append(nn.ModuleDict({"back": module}))
+    assert repr(module) == (
+        "ModuleList(\n"
+        "  (0): LLM('Give a hint.')\n"
+        "  (1): ModuleDict(\n"
+        "    (back): (a module that contains this one)\n"
+        "  )\n"
+        ")"
+    )
+
+
 def test_a_deep_module_needs_no_recursion() -> None:
     module: Any = nn.LLM("deepest")
     for _ in range(3000):

@@ -76,6 +76,10 @@ def test_a_tag_in_a_text_moves_all_tags_away_from_it() -> None:
     )
 
 
+def test_a_tag_in_capitals_counts() -> None:
+    assert quote({"hint": "</HINT>"}) == "<hint-2>\n</HINT>\n</hint-2>"
+
+
 def test_harmless_markup_stays_under_plain_tags() -> None:
     assert quote({"hint": "a < b > c </b>"}) == "<hint>\na < b > c </b>\n</hint>"
 

@@ -216,6 +216,15 @@ def test_feedback_of_all_successors_is_combined_before_a_node_is_pulled() -> Non
     assert "<feedback>\n- middle for Left.\n- middle for Right.\n</feedback>" in last
 
 
+def test_feedback_that_was_given_twice_is_shown_once() -> None:
+    engine = Scripted(playing(agreeing))
+    agent = Agent().to(engine)
+    output = agent(question="why?")
+    loss = nn.ExactMatchLoss()
+    ta.mean([loss(output, "right"), loss(output, "right")]).backward()
+    assert f"<feedback>\n{EXPECTED}\n</feedback>" in user_text(backward_calls(engine)[0])
+
+
 def test_one_variable_in_two_slots_is_asked_about_under_both_names() -> None:
     engine = Scripted(playing(agreeing))
     both = nn.LLM("Solve it.").to(engine)
