@@ -116,7 +116,7 @@ def scored(
     loss = loss_fn(output, example.answer)
     if not isinstance(loss, TextVariable):
         raise UsageError(f"the loss function must return a loss, not {type(loss).__name__}")
-    loss.item()  # read first: its failure is also the output's
+    loss.item()
     return loss
 
 
