@@ -19,7 +19,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from textautograd.errors import EngineError, UsageError
+from textautograd.errors import EngineError, Error, UsageError
 from textautograd.tape import Gradient, Node, Site, Vertex, Walk
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def wait(value: Any) -> Any:
         return value.result()
     except Exception as error:
         error.was_read = True  # type: ignore[attr-defined]
+        if isinstance(error, Error):  # its notes name the user's line; our own frames say nothing
+            error.__traceback__ = None
         raise
 
 

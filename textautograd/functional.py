@@ -20,7 +20,7 @@ from textautograd.tape import Node
 from textautograd.variable import Scored, TextVariable, apply, as_variable
 
 
-def cat(parts: Sequence[TextVariable | str], sep: str = "") -> TextVariable:
+def cat(parts: Sequence[TextVariable | str], sep: str = "\n") -> TextVariable:
     """Joins texts (`torch.cat`); each part gets the feedback on the whole.
 
     Raises:
@@ -244,5 +244,7 @@ def call_tool(function: Callable[..., str], **inputs: TextVariable | str) -> Tex
     The function's name and docstring tell the rule what it does. It runs at once where its inputs
     are known, else in a thread of its own.
     """
+    if "instruction" in inputs:
+        raise UsageError('an input cannot be named "instruction": the name is reserved')
     variables = [as_variable(text, f"input {name!r}") for name, text in inputs.items()]
     return apply(CallTool(function, list(inputs)), *variables)

@@ -57,9 +57,9 @@ assert "quiet" in str(word.grad)
 
 # %% [markdown]
 # Most steps of an agent are *opaque*: a model's call has no derivative. There backward follows a
-# rule, which sees the whole step (all inputs, the output, the feedback) and returns one gradient per
-# predecessor. The predecessors that share a successor are one group: that is the point of semantic
-# backpropagation. `ta.rules.semantic` asks a model; a rule can also be a plain function.
+# rule, which sees the whole step (all inputs, the output, the feedback) and returns one gradient
+# per predecessor. The predecessors that share a successor are one group: that is the point of
+# semantic backpropagation. `ta.rules.semantic` asks a model; a rule can also be a plain function.
 
 
 # %%

@@ -43,6 +43,11 @@ class Wrapper:
     def metered(self) -> bool:
         return getattr(self.inner, "metered", False)
 
+    @property
+    def max_concurrency(self) -> int:
+        """The most calls that are computed at once; more would only wait."""
+        return getattr(self.inner, "max_concurrency", 64)
+
     async def close(self) -> None:
         close = getattr(self.inner, "close", None)
         if close is not None:

@@ -23,6 +23,10 @@ class Limited(Wrapper):
         self.n = n
         self._slots = PerLoop(self._semaphore)
 
+    @property
+    def max_concurrency(self) -> int:
+        return min(self.n, super().max_concurrency)
+
     def _semaphore(self) -> Semaphore:
         import asyncio
 

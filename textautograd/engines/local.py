@@ -64,6 +64,7 @@ class Local:
     """
 
     metered = False
+    max_concurrency = _SLOTS
 
     def __init__(
         self,

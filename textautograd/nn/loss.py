@@ -15,6 +15,8 @@ from textautograd.prompts.judge import FORM, judge
 from textautograd.tape import Node
 from textautograd.variable import Scored, TextVariable, apply, as_variable
 
+LossFunction = Callable[[str, str], tuple[float, str]]
+
 
 class Loss(Operation):
     """An operation with a number; its text is the feedback on its input."""
@@ -23,7 +25,7 @@ class Loss(Operation):
 
     def backward(self, node: Node, gradient: Gradient) -> list[Gradient | None]:
         value = node.output
-        if value.loss == 0:
+        if value.loss == 0 or not value:
             return [None]
         return [Gradient([Feedback(str(value), output=str(node.inputs[0]))]) + gradient]
 
@@ -69,6 +71,46 @@ class ExactMatchLoss(Module):
         if not isinstance(target, str):
             raise UsageError(f"the target must be a str, not {type(target).__name__}")
         return apply(ExactMatch(target, self.extract), as_variable(output, "the output"))
+
+
+class Scoring(Loss):
+    """A user's function of output and target."""
+
+    __slots__ = ("function", "target")
+    name = "loss"
+    runs_user_code = True
+
+    def __init__(self, function: LossFunction, target: str) -> None:
+        super().__init__(["output"])
+        self.function = function
+        self.target = target
+
+    def forward(self, *texts: str) -> Scored:
+        result = self.function(texts[0], self.target)
+        match result:
+            case (int() | float() as loss, str(feedback)) if loss >= 0:
+                return Scored(feedback, float(loss))
+        raise UsageError(
+            f"the loss function must return (loss, feedback), a number of at least 0 and a str; "
+            f"it returned {result!r}"
+        )
+
+
+class FunctionLoss(Module):
+    """A loss of your own: `function(output, target) -> (loss, feedback)`.
+
+    0 is perfect. The feedback says in words how the output should change: the more it says, the
+    better the gradient; where it is empty there is none. It is user code, and may read anything.
+    """
+
+    def __init__(self, function: LossFunction) -> None:
+        if not callable(function):
+            raise UsageError(f"the loss must be a function, not {type(function).__name__}")
+        self.function = function
+
+    def forward(self, output: TextVariable | str, target: str) -> TextVariable:
+        """The loss of one output."""
+        return apply(Scoring(self.function, target), as_variable(output, "the output"))
 
 
 class Judge(Loss):

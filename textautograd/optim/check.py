@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 _PLACEHOLDER = re.compile(r"\{[A-Za-z_]\w*\}")
-_SHINGLE = 8
+SHINGLE = 8
 
 
 def objection(new: str, old: str, tried: Iterable[str], data: Iterable[str]) -> str | None:
@@ -24,7 +24,7 @@ def objection(new: str, old: str, tried: Iterable[str], data: Iterable[str]) -> 
     inside = f" {_plain(new)} "
     for text in data:
         words = _plain(text).split()
-        size = min(len(words), _SHINGLE)
+        size = min(len(words), SHINGLE)
         if size < 3:
             continue
         for i in range(len(words) - size + 1):

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
 from textautograd import dispatch
 from textautograd.data.sampling import check_int
-from textautograd.engines.base import Engine, Request
+from textautograd.engines.base import Engine, Message, Request
 from textautograd.errors import EngineError, ReplyError, UsageError
 from textautograd.gradient import Feedback, Gradient
-from textautograd.optim.check import objection
+from textautograd.optim.check import SHINGLE, objection
 from textautograd.optim.optimizer import Candidate, Optimizer
 from textautograd.prompts.form import fill_in
 from textautograd.prompts.optimize import FORM, optimize
 from textautograd.variable import TextVariable
+
+Prompt = Callable[[str, Sequence[Feedback], Sequence[str], str], list[Message]]
+"""(instruction, examples, rewrites tried in vain, how to reply) → messages."""
 
 
 class SGD(Optimizer):
@@ -33,6 +36,7 @@ class SGD(Optimizer):
             rejected before; several at `temperature`.
         seed: of every random choice.
         temperature: of the draws that should differ.
+        prompt: makes the messages of a rewriting call; see `textautograd.prompts.optimize`.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class SGD(Optimizer):
         candidates: int = 1,
         seed: int = 0,
         temperature: float = 1.0,
+        prompt: Prompt = optimize,
     ) -> None:
         super().__init__(params, engine=engine, candidates=candidates, seed=seed)
         check_int("SGD", "examples", examples, at_least=1)
@@ -51,6 +56,7 @@ class SGD(Optimizer):
             raise UsageError(f"temperature must be above 0, not {temperature}: draws should differ")
         self.examples = examples
         self.temperature = temperature
+        self.prompt = prompt
 
     def settings(self) -> dict[str, Any]:
         """What distinguishes this optimizer's runs from another's: JSON."""
@@ -87,7 +93,7 @@ class SGD(Optimizer):
         gradient = param.grad
         assert gradient is not None
         old, tried = param.data, self._tried[name]
-        examples = self._examples(gradient, name)
+        examples = self._examples(gradient, name, candidate)
         data = _data_of(gradient)
         differ = self.candidates > 1 or tried
         request = Request(
@@ -100,7 +106,7 @@ class SGD(Optimizer):
             parts = await fill_in(
                 engine,
                 FORM,
-                lambda how: optimize(old, examples, tried[-4:], how),
+                lambda how: self.prompt(old, examples, tried[-4:], how),
                 request,
                 lambda parts: objection(parts["prompt"] or "", old, tried, data),
             )
@@ -108,9 +114,11 @@ class SGD(Optimizer):
             return error
         return parts["prompt"] or old
 
-    def _examples(self, gradient: Gradient, name: str) -> list[Feedback]:
+    def _examples(self, gradient: Gradient, name: str, candidate: int) -> list[Feedback]:
+        """Each candidate's own evidence: the next draw from one stream."""
         rng = random.Random(f"{self.seed} {self.steps} {name}")
-        order = rng.sample(range(len(gradient)), min(len(gradient), 8 * self.examples))
+        for _ in range(candidate + 1):
+            order = rng.sample(range(len(gradient)), min(len(gradient), 8 * self.examples))
         chosen: list[Feedback] = []
         for index in order:
             if gradient[index] not in chosen:
@@ -121,11 +129,13 @@ class SGD(Optimizer):
 
 
 def _data_of(gradient: Gradient) -> list[str]:
-    """The inputs that the evidence holds: what a rewrite must not copy."""
+    """The inputs and long outputs of the evidence: what a rewrite must not copy."""
     found: dict[str, None] = {}
     for feedback in islice(gradient, 1000):
         for text in (feedback.inputs or {}).values():
             found[text] = None
+        if feedback.output and len(feedback.output.split()) >= SHINGLE:
+            found[feedback.output] = None
     return list(found)
 
 

@@ -26,8 +26,11 @@ class Form:
     number: str | None = None
 
     def schema(self) -> dict[str, Any]:
-        """A JSON schema: an object with one property per name."""
-        text = {"type": ["string", "null"]} if self.nullable else {"type": "string"}
+        """A JSON schema: an object with one property per name.
+
+        "No change" is asked for as text: where the schema offers null, small models take it.
+        """
+        text = {"type": "string"}
         score = {"type": "number", "minimum": 0, "maximum": 1}
         return {
             "type": "object",
@@ -40,7 +43,7 @@ class Form:
         """The sentence that asks for this form."""
         if structured == "schema":
             keys = ", ".join(json.dumps(name, ensure_ascii=False) for name in self.names)
-            null = ", or null for no change" if self.nullable else ""
+            null = ', or "no change"' if self.nullable else ""
             number = f" ({json.dumps(self.number)} is a number from 0 to 1)" if self.number else ""
             return (
                 f"Reply with one JSON object. Its keys: {keys}. Each value is text{null}{number}."

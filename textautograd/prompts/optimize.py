@@ -29,8 +29,12 @@ def optimize(
     """
     blocks = {"instruction": instruction}
     for i, example in enumerate(examples, 1):
-        parts = {**(example.inputs or {}), "output": example.output, "feedback": example.text}
-        blocks |= {f"example-{i}-{name}": text for name, text in parts.items() if text is not None}
+        for name, text in (example.inputs or {}).items():
+            own = name in ("output", "feedback")
+            blocks[f"example-{i}-input-{name}" if own else f"example-{i}-{name}"] = text
+        if example.output is not None:
+            blocks[f"example-{i}-output"] = example.output
+        blocks[f"example-{i}-feedback"] = example.text
     blocks |= {f"tried-{i}": text for i, text in enumerate(tried, 1)}
     request = "Write the better instruction, the prompt."
     if tried:
