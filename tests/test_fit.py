@@ -582,3 +582,22 @@ def test_other_things_than_a_module_and_an_optimizer_are_refused() -> None:
     ):
         with pytest.raises(errors.UsageError, match="fit"):
             ta.fit(*args, steps=1, batch_size=1)
+
+
+def test_another_model_in_the_same_directory_is_another_run(tmp_path: Path) -> None:
+    class Named(Scripted):
+        def __init__(self, name: str) -> None:
+            super().__init__(world)
+            self.identity = name  # type: ignore[misc]
+
+    def run(name: str) -> None:
+        agent = Agent().to(Named(name))
+        optimizer = optim.SGD(agent.parameters(), engine=Named(name))
+        ta.fit(
+            agent, TRAIN, nn.ExactMatchLoss(), optimizer, steps=0, batch_size=1, run_dir=tmp_path
+        )
+
+    run("a")
+    assert json.loads((tmp_path / "best.json").read_text()) == Agent().state_dict()
+    with pytest.raises(ta.Error, match="engines differ"):
+        run("b")

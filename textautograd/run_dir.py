@@ -39,6 +39,7 @@ class RunDir:
             found = self._read("run.json")
             left = self.checkpoint()
             if found is None:
+                self._write("best.json", state)
                 self._write("run.json", settings)
         except OSError as error:
             raise UsageError(f"cannot use the run directory {self.path}: {error}") from error

@@ -16,6 +16,7 @@ from textautograd.data.example import Example
 from textautograd.data.loader import DataLoader
 from textautograd.data.sampling import check_int
 from textautograd.engines import as_engine, default_engine
+from textautograd.engines._wrapper import identity_of
 from textautograd.engines.base import Engine, Usage
 from textautograd.engines.budget import Budget
 from textautograd.engines.cache import caching
@@ -118,6 +119,7 @@ def fit(
         if run_dir is not None:
             settings = {
                 "module": _structure(module),
+                "engines": [identity_of(each) for each in _engines(module)],
                 "loss": _called(loss_fn),
                 "rule": _called(rule),
                 "optimizer": optimizer.settings(),
@@ -214,9 +216,12 @@ def _batch(loader: DataLoader[Example], step: int) -> list[Example]:
 
 def _workers(module: Module) -> int:
     """How many samples to have under way: as many as the slowest engine takes at once."""
+    return min((getattr(engine, "max_concurrency", 64) for engine in _engines(module)), default=64)
+
+
+def _engines(module: Module) -> list[Engine]:
     callers = [part for part in module.modules() if "engine" in vars(part)]
-    engines = [vars(part)["engine"] or default_engine() for part in callers]
-    return min((getattr(engine, "max_concurrency", 64) for engine in engines), default=64)
+    return [vars(part)["engine"] or default_engine() for part in callers]
 
 
 def _structure(module: Module) -> dict[str, list[Any]]:
