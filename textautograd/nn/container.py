@@ -9,7 +9,23 @@ from textautograd.errors import UsageError
 from textautograd.nn.module import Container, Module
 
 
-class Sequential(Container):
+class _Listed(Container):
+    items: list[Module]
+
+    def _named_parts(self) -> Iterator[tuple[int, Module]]:
+        yield from enumerate(self.items)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Module:
+        return self.items[index]
+
+
+class Sequential(_Listed):
     """Calls modules in turn, each with the output of the one before."""
 
     def __init__(self, *modules: Module) -> None:
@@ -21,20 +37,8 @@ class Sequential(Container):
             text = module(text)
         return text
 
-    def _named_parts(self) -> Iterator[tuple[int, Module]]:
-        yield from enumerate(self.items)
 
-    def __iter__(self) -> Iterator[Module]:
-        return iter(self.items)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Module:
-        return self.items[index]
-
-
-class ModuleList(Container):
+class ModuleList(_Listed):
     """A list of modules."""
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
@@ -44,18 +48,6 @@ class ModuleList(Container):
         """Adds a module at the end."""
         self.items.append(_module(module))
         return self
-
-    def _named_parts(self) -> Iterator[tuple[int, Module]]:
-        yield from enumerate(self.items)
-
-    def __iter__(self) -> Iterator[Module]:
-        return iter(self.items)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Module:
-        return self.items[index]
 
 
 class ModuleDict(Container):
