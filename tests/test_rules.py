@@ -112,7 +112,7 @@ def test_one_call_for_a_node_names_all_its_predecessors_and_shows_everything(mak
         f"<feedback>\n{EXPECTED}\n</feedback>\n\n"
         "How should each of these inputs change: first, second?\n"
         'Reply with one JSON object. Its keys: "first", "second". '
-        'Each value is text, or "no change".'
+        "Each value is text."
     )
     assert texts(agent.first.instruction) == ["change first"]
     assert texts(agent.second.instruction) == ["change second"]

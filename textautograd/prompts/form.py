@@ -28,7 +28,8 @@ class Form:
     def schema(self) -> dict[str, Any]:
         """A JSON schema: an object with one property per name.
 
-        "No change" is asked for as text: where the schema offers null, small models take it.
+        "No change" is text: where schema or `how` offer it as well as the prompt, small models
+        take it always.
         """
         text = {"type": "string"}
         score = {"type": "number", "minimum": 0, "maximum": 1}
@@ -43,11 +44,8 @@ class Form:
         """The sentence that asks for this form."""
         if structured == "schema":
             keys = ", ".join(json.dumps(name, ensure_ascii=False) for name in self.names)
-            null = ', or "no change"' if self.nullable else ""
             number = f" ({json.dumps(self.number)} is a number from 0 to 1)" if self.number else ""
-            return (
-                f"Reply with one JSON object. Its keys: {keys}. Each value is text{null}{number}."
-            )
+            return f"Reply with one JSON object. Its keys: {keys}. Each value is text{number}."
         shown = "\n".join(f"<{t}>…</{t}>" for t in tags(self.names).values())
         null = " For no change write NO CHANGE between them." if self.nullable else ""
         return f"End your reply with exactly these tags and your text between them.{null}\n{shown}"
