@@ -110,7 +110,7 @@ def test_wrong_types_are_usage_errors(wrong: Any) -> None:
 )
 def test_any_text_goes_through_unchanged(text: str) -> None:
     x = leaf(text)
-    y = ta.fill("{v}", v=ta.select([ta.cat([x, text])], 0))
+    y = ta.fill("{v}", v=ta.select([ta.cat([x, text], sep="")], 0))
     assert y.data == text + text
     y.backward(text)
     assert texts(x.grad) == [text]
