@@ -193,3 +193,10 @@ def test_a_tools_errors_surface_where_the_value_is_read() -> None:
         z.data  # noqa: B018
     with pytest.raises(UsageError, match="input 'a'"):
         ta.call_tool(lookup, a=5)  # type: ignore[arg-type]
+
+
+def test_losses_are_not_joined_as_texts() -> None:
+    loss_fn = ta.nn.ExactMatchLoss()
+    total = loss_fn("a", "b") + loss_fn("a", "a")
+    with pytest.raises(ta.Error, match=r"ta\.mean"):
+        total.item()

@@ -217,3 +217,11 @@ def test_a_task_and_map_inherit_it() -> None:
     with no_grad():
         assert ta.map(lambda _: is_grad_enabled(), range(3)) == [False] * 3
     assert ta.map(lambda _: is_grad_enabled(), range(3)) == [True] * 3
+
+
+def test_it_decorates_without_parentheses() -> None:
+    @ta.no_grad
+    def records() -> bool:
+        return ta.is_grad_enabled()
+
+    assert records() is False and ta.is_grad_enabled()

@@ -21,11 +21,15 @@ class no_grad:
 
     Local to the context, so other threads and tasks are not affected. Decorates functions,
     generators (recording is off while the generator runs, not while it is suspended), coroutine
-    functions and asynchronous generators.
+    functions and asynchronous generators, with or without parentheses.
     """
 
-    def __init__(self) -> None:
-        self._tokens: list[Token[bool]] = []
+    _tokens: list[Token[bool]]
+
+    def __new__(cls, function: Callable[..., Any] | None = None) -> Any:
+        self = super().__new__(cls)
+        self._tokens = []
+        return self if function is None else self(function)
 
     def __enter__(self) -> None:
         self._tokens.append(_enabled.set(False))

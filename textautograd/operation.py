@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from textautograd import dispatch
+from textautograd.errors import UsageError
 from textautograd.gradient import Gradient
 from textautograd.tape import Node
 
@@ -65,6 +66,8 @@ class Join(Operation):
         self.sep = sep
 
     def forward(self, *texts: str) -> str:
+        if all(hasattr(text, "loss") for text in texts):
+            raise UsageError("+ and cat join texts, and these are losses: use ta.mean([a, b])")
         return self.sep.join(texts)
 
     def backward(self, node: Node, gradient: Gradient) -> list[Gradient | None]:
