@@ -314,3 +314,18 @@ def test_values_that_are_no_text_are_refused_at_every_door(value: Any) -> None:
         with pytest.raises(errors.UsageError):
             give()
     assert x.data == "x" and module.state_dict() == {"instruction": "x"}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ta.map(None, [1]),  # type: ignore[arg-type]
+        lambda: ta.map(len, 3),  # type: ignore[arg-type]
+        lambda: ta.call_tool(3, x="a"),  # type: ignore[arg-type]
+        lambda: ta.call_tool(lambda instruction: "x", instruction="a"),
+        lambda: ta.functional_call(3, {}),  # type: ignore[arg-type]
+    ],
+)
+def test_what_cannot_be_called_is_refused_at_once(call: Any) -> None:
+    with pytest.raises(ta.errors.UsageError):
+        call()

@@ -244,6 +244,8 @@ def call_tool(function: Callable[..., str], **inputs: TextVariable | str) -> Tex
     The function's name and docstring tell the rule what it does. It runs at once where its inputs
     are known, else in a thread of its own.
     """
+    if not callable(function):
+        raise UsageError(f"a tool is a function, not {type(function).__name__}")
     if "instruction" in inputs:
         raise UsageError('an input cannot be named "instruction": the name is reserved')
     variables = [as_variable(text, f"input {name!r}") for name, text in inputs.items()]

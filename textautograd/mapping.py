@@ -26,6 +26,10 @@ def map(fn: Callable[[T], R], items: Iterable[T], *, max_workers: int | None = N
     Raises:
         The first failure in that order; items that were not started by then are left out.
     """
+    if not callable(fn):
+        raise UsageError(f"map needs a function, not {type(fn).__name__}")
+    if not isinstance(items, Iterable):
+        raise UsageError(f"map needs items to go through, not {type(items).__name__}")
     items = list(items)
     if max_workers is not None and max_workers < 1:
         raise UsageError(f"max_workers must be at least 1, not {max_workers}")

@@ -164,6 +164,8 @@ def functional_call(
     Raises:
         StateError: a name the module does not have, or a value that is no text.
     """
+    if not isinstance(module, Module):
+        raise UsageError(f"functional_call needs a Module, not {type(module).__name__}")
     with overridden(replacements(dict(module.named_parameters()), state)):
         return module(*args, **kwargs)
 

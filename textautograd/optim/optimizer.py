@@ -47,7 +47,7 @@ class StepResult:
     changes: dict[str, tuple[str, str]]
 
     def diff(self) -> str:
-        """The accepted change, word by word per line, as a unified diff."""
+        """The accepted change as a unified diff."""
         lines: list[str] = []
         for name, (old, new) in self.changes.items():
             lines += difflib.unified_diff(
