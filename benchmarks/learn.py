@@ -77,7 +77,7 @@ def report(out: Path) -> str:
             continue
         result = json.loads(file.read_text("utf-8"))
         before, after = result["before"], result["after"]
-        calls, tokens = paid(folder / "calls.sqlite")
+        calls, tokens = paid(folder / "calls.sqlite", out / "calls.sqlite")
         n = before["questions"]
         lines.append(
             f"| {task} | {seed} | {before['exact']} → {after['exact']} of {n} "
@@ -89,11 +89,17 @@ def report(out: Path) -> str:
     return "\n".join(lines)
 
 
-def paid(cache: Path) -> tuple[int, int]:
-    """Calls and tokens of a run, over all of its resumptions: what its cache holds."""
-    with sqlite3.connect(cache) as connection:
-        rows = [json.loads(value) for (value,) in connection.execute("select value from replies")]
-    return len(rows), sum(sum(row["tokens"]) for row in rows)
+def paid(run: Path, shared: Path) -> tuple[int, int]:
+    """Calls and tokens of a run, over all of its resumptions, as if it had run alone: its cache has
+    its calls, the shared one what each of them took when it was made."""
+    with sqlite3.connect(shared) as connection:
+        tokens = {
+            key: sum(json.loads(value)["tokens"])
+            for key, value in connection.execute("select key, value from replies")
+        }
+    with sqlite3.connect(run) as connection:
+        keys = [key for (key,) in connection.execute("select key from replies")]
+    return len(keys), sum(tokens[key] for key in keys)
 
 
 def main() -> None:
