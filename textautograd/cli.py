@@ -271,10 +271,9 @@ def _scores(evaluation: Evaluation) -> str:
 
 def _show(metrics: Sequence[dict[str, Any]]) -> None:
     for step in metrics:
-        loss = "" if step["before"] is None else f"gate {step['before']:.3f}"
-        change = f" → {step['after']:.3f}, accepted" if step["accepted"] else ", no change"
-        print(
-            f"step {step['step'] + 1}: {step['wrong']} of {step['samples']} wrong, {loss}{change}"
-        )
+        gate = "" if step["before"] is None else f", gate {step['before']:.3f}"
+        why = " with fewer failures" if step["before"] == step["after"] else ""
+        change = f" → {step['after']:.3f}, accepted{why}" if step["accepted"] else ", no change"
+        print(f"step {step['step'] + 1}: {step['wrong']} of {step['samples']} wrong{gate}{change}")
         for name, (_, new) in step["changes"].items():
             print(f"  {name}: {new}")
