@@ -28,7 +28,8 @@ from textautograd.engines import (
     call,
     call_now,
 )
-from textautograd.engines.cache import key_of
+from textautograd.engines.cache import Coalesced, key_of
+from textautograd.errors import BudgetExceeded
 
 
 def ask(text: str = "hi", **fields: Any) -> Request:
@@ -302,3 +303,26 @@ def test_a_reply_is_in_the_file_before_it_is_returned(path: Path) -> None:
         [(value,)] = file.execute("SELECT value FROM replies").fetchall()
         file.close()
     assert json.loads(value)["text"] == "reply 1"
+
+
+def test_a_flight_that_has_landed_is_not_waited_for_again() -> None:
+    class Instant:
+        async def complete(self, request: Request) -> Reply:
+            return Reply("fine")
+
+    async def main() -> list[str]:
+        engine = Coalesced(Instant())
+        request = Request(({"role": "user", "content": "q"},), temperature=0.0)
+
+        async def one(turns: int) -> str:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            try:
+                return (await engine.complete(request)).text
+            except BudgetExceeded:
+                return "no budget"
+
+        with Budget(calls=0):
+            return await asyncio.gather(*map(one, range(4)))
+
+    assert asyncio.run(asyncio.wait_for(main(), 60)) == ["no budget"] * 4

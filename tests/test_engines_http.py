@@ -453,3 +453,10 @@ def test_calls_never_pass_max_attempts_and_usage_adds_up(script: list[int], atte
 def paid(server: Faults, steps: list[tuple[Step, bool]]) -> int:
     taken = ([step for step, _ in steps] + [answer()])[: len(server.bodies)]
     return sum("usage" in step.get("json", {}) for step in taken)
+
+
+def test_a_reply_is_never_altered_even_where_it_holds_the_key() -> None:
+    with faults(answer("the list is EMPTY")) as server:
+        engine = HTTP("m", server.url, api_key="EMPTY")
+        request = Request(({"role": "user", "content": "q"},))
+        assert asyncio.run(engine.complete(request)).text == "the list is EMPTY"

@@ -75,6 +75,8 @@ def test_analysts_is_the_papers_graph_for_liar() -> None:
         ("no idea at all", "8", False),
         ("", "8", False),
         ("2.50", "2.5", True),
+        ("9" * 400, "9" * 400, True),
+        ("-0", "0", True),
     ],
 )
 def test_lenient_match(output: str, target: str, same: bool) -> None:

@@ -146,6 +146,9 @@ def _last_answer(text: str) -> str | None:
         return None
     choice, number, word = found[-1]
     if number:
-        value = float(number.replace(",", ""))
-        return f"{value:g}" if value != int(value) else str(int(value))
+        whole, _, fraction = number.replace(",", "").partition(".")
+        digits = whole.lstrip("-").lstrip("0") or "0"
+        rest = fraction.rstrip("0")
+        sign = "-" if whole.startswith("-") and (digits != "0" or rest) else ""
+        return f"{sign}{digits}.{rest}" if rest else sign + digits
     return f"({choice.upper()})" if choice else word.lower()

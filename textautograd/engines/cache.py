@@ -91,7 +91,7 @@ class Coalesced(Wrapper):
             return await self.inner.complete(request)
         flights = self._flights.here()
         key = key_of(self.identity, request)
-        while (flight := flights.get(key)) is not None:
+        while (flight := flights.get(key)) is not None and not flight.task.done():
             try:
                 return replace(await flight.landing(), usage=Usage(), cached=True)
             except BudgetExceeded:

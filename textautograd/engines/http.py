@@ -81,7 +81,7 @@ class HTTP(Provider):
         if isinstance(answer, EngineError):
             raise answer  # out here, where no exception that holds headers is its context
         status, headers, body = answer
-        content = self.redacted_in(_parsed(body))
+        content = _parsed(body)
         if 300 <= status < 400:
             target = urlsplit(headers.get("Location", ""))
             there = self.redacted(f"{target.scheme}://{target.hostname}{target.path}")
@@ -90,8 +90,9 @@ class HTTP(Provider):
                 status=status,
             )
         if status >= 400:
-            raise self.failed(complaint(status, content, headers), request)
+            raise self.failed(complaint(status, self.redacted_in(content), headers), request)
         if isinstance(content, str):
+            content = self.redacted(content)
             raise IncompleteReplyError(
                 f"{self._address.host} sent no JSON object: {shown(content)}",
                 status=status,
