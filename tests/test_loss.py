@@ -123,8 +123,11 @@ def test_the_judge_sees_criterion_target_and_output() -> None:
     engine = judging(verdict(0))
     nn.JudgeLoss("Be brief.", engine=engine)("the output", "the target").item()
     system, user = (message["content"] for message in engine.calls[0].messages)
-    assert system.endswith('The criterion:\nBe brief.\nThe expected output is: "the target".')
-    assert user.startswith("<output>\nthe output\n</output>\n\nReply with one JSON object.")
+    assert system.endswith("The criterion:\nBe brief.")
+    assert user.startswith(
+        "<expected>\nthe target\n</expected>\n\n<output>\nthe output\n</output>\n\n"
+        "Reply with one JSON object."
+    )
     assert engine.calls[0].schema is not None
     assert list(engine.calls[0].schema["properties"]) == ["feedback", "score"]
 

@@ -115,7 +115,7 @@ def test_the_optimizers_prompt_holds_exactly_what_it_is_given(
 
 @given(TEXTS)
 def test_the_judges_prompt_holds_exactly_the_output(output: str) -> None:
-    system, user = judge.judge("Be brief.", output, "HOW")
+    system, user = judge.judge("Be brief.", output, None, "HOW")
     assert blocks_of(user["content"]) == ([output], "HOW")
     assert system["content"] == judge.SYSTEM + "\n\nThe criterion:\nBe brief."
 

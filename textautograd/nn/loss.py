@@ -116,19 +116,20 @@ class FunctionLoss(Module):
 class Judge(Loss):
     """A model's score and feedback."""
 
-    __slots__ = ("criterion", "engine")
+    __slots__ = ("criterion", "engine", "target")
     name = "judge"
 
-    def __init__(self, criterion: str, engine: Engine) -> None:
+    def __init__(self, criterion: str, target: str | None, engine: Engine) -> None:
         super().__init__(["output"])
         self.criterion = criterion
+        self.target = target
         self.engine = engine
 
     async def run(self, texts: Sequence[str]) -> Scored:
         parts = await fill_in(
             self.engine,
             FORM,
-            lambda how: judge(self.criterion, texts[0], how),
+            lambda how: judge(self.criterion, texts[0], self.target, how),
             Request((), purpose="judge", temperature=0.0),
         )
         return Scored(parts["feedback"] or "", 1 - float(parts["score"] or 0))
@@ -152,8 +153,7 @@ class JudgeLoss(Module):
 
     def forward(self, output: TextVariable | str, target: str | None = None) -> TextVariable:
         """The loss of one output; a `target` is told to the judge as the expected output."""
-        criterion = self.criterion
-        if target is not None:
-            criterion += f'\nThe expected output is: "{target}".'
-        operation = Judge(criterion, self.engine or default_engine())
+        if target is not None and not isinstance(target, str):
+            raise UsageError(f"the target must be a str, not {type(target).__name__}")
+        operation = Judge(self.criterion, target, self.engine or default_engine())
         return apply(operation, as_variable(output, "the output"))
