@@ -124,3 +124,25 @@ def test_help_names_what_a_newcomer_needs(
     assert "textautograd" in said
     if words in (["train"], ["eval"]):
         assert "bbh/object_counting" in said and "local/qwen2.5-coder-1.5b" in said
+
+
+@pytest.mark.parametrize("words", [["--steps", "-1"], ["--batch-size", "0"], ["--steps", "1"]])
+def test_train_refuses_what_cannot_work_before_it_pays(tmp_path: Path, words: list[str]) -> None:
+    root, out = bbh(tmp_path / "data", 30), tmp_path / "run"
+    if words == ["--steps", "1"]:
+        out.mkdir()
+        (out / "checkpoint.json").write_text("{")
+    with faults(model) as server:
+        assert train(server, root, out, *words) == 2
+        assert server.bodies == []
+
+
+def test_a_resumed_run_still_measures_the_untrained_agent_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = bbh(tmp_path / "data", 30), tmp_path / "run"
+    with faults(model) as server:
+        train(server, root, out)
+        capsys.readouterr()
+        train(server, root, out)
+    assert "held-out before: exact match 0 of 8" in capsys.readouterr().out

@@ -42,6 +42,7 @@ def readme(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         for block in blocks((ROOT / "README.md").read_text("utf-8")):
             exec(compile(block, "README.md", "exec"), namespace)
+            namespace.setdefault("learnt", str(namespace["agent"].solve.instruction))
         namespace["sent"] = server.bodies
         yield namespace
 
@@ -49,7 +50,8 @@ def readme(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::UserWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_readme_s_code_runs_and_learns(readme: Any) -> None:
-    assert str(readme["agent"].solve.instruction) == "Name the city alone."
+    assert readme["learnt"] == "Name the city alone."
+    assert str(readme["agent"].solve.instruction) == "Answer in one word."
     assert {body["model"] for body in readme["sent"]} == {"gpt-4o-mini", "gpt-4o"}
 
 

@@ -87,7 +87,7 @@ class Module:
         """Sets the parameters' texts; all of them or none.
 
         Raises:
-            StateError: a name that is missing or, if `strict`, unknown, or a value that is no text.
+            StateError: a value that is no text, or, if `strict`, a name that is missing or unknown.
         """
         own = dict(self.named_parameters())
         check_state(own, state, strict=strict)

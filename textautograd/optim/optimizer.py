@@ -31,7 +31,7 @@ class Candidate:
     problems: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class StepResult:
     """What a step did.
 
@@ -58,6 +58,9 @@ class StepResult:
                 lineterm="",
             )
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"StepResult({str(self).splitlines()[0]})"
 
     def __str__(self) -> str:
         if self.accepted:
