@@ -767,3 +767,12 @@ def test_O4_a_backward_prompt_shows_its_own_node_not_the_whole_graph() -> None:
     lengths = [len(user_text(call)) for call in backward_calls(engine)]
     assert len(lengths) == 30
     assert max(lengths) - min(lengths) < 60
+
+
+def test_a_failed_rule_names_the_line_of_the_call_it_belongs_to() -> None:
+    engine = Scripted(lambda request: "wrong" if request.purpose == "forward" else "nonsense")
+    agent = Agent().to(engine)
+    with pytest.raises(errors.ReplyError) as caught:
+        wrong_answer(agent).backward()
+    (note,) = caught.value.__notes__
+    assert "in backward through complete" in note and __file__ in note

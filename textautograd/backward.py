@@ -77,7 +77,9 @@ def backward(
     dispatch.drive(walk, pull, arrive)
     ordered = [failures[v.grad_fn] for v in walk if v.grad_fn in failures]
     if ordered and not passed:
-        raise ordered[0].error
+        first = ordered[0]
+        first.error.add_note(f"  in backward through {first.operation}, at {place(first.site)}")
+        raise first.error
     with _accumulating:
         for variable, gradient in reached:
             variable.grad = gradient if variable.grad is None else variable.grad + gradient

@@ -115,18 +115,13 @@ async def follow(rule: Rule, node: Node, gradient: Gradient, engine: Engine | No
 
 
 def checked(pulled: Any, node: Node) -> Pulled:
-    """One gradient or `None` per predecessor from what user code returned.
+    """Gradients and `None`s from what user code returned; the walk checks their number.
 
     Raises:
         GraphError: if it is something else.
     """
     if isinstance(pulled, (str, Gradient)) or not isinstance(pulled, Sequence):
         pulled = [pulled]
-    if len(pulled) != len(node.predecessors):
-        raise GraphError(
-            f"the rule for {node} returned {len(pulled)} gradients for its "
-            f"{len(node.predecessors)} predecessors: return one, or None, for each"
-        )
     for item in pulled:
         if item is not None and not isinstance(item, (str, Gradient)):
             raise GraphError(
