@@ -25,7 +25,7 @@ LEVELS = [
     ["gradient", "grad_mode"],
     ["prompts"],
     # L2
-    ["operation"],
+    ["operation", "base"],
     ["backward"],
     ["variable"],
     ["numeric"],
@@ -48,7 +48,6 @@ LEVELS = [
 ALLOWED_FROM_BELOW = {
     # for annotations only: an error tells what the failed call cost
     ("errors", "engines.base"),
-    ("backward", "variable"),
 }
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from textautograd import dispatch
+from textautograd.base import Variable
 from textautograd.errors import EngineError, GraphError, ReplyError
-from textautograd.gradient import Gradient, as_gradient
-from textautograd.tape import Node, Site, Walk
-
-if TYPE_CHECKING:
-    from textautograd.variable import TextVariable
+from textautograd.tape import Gradient, Node, Site, Walk
 
 
 class BackwardWarning(UserWarning):
@@ -33,13 +30,13 @@ class Failure:
 
 
 def backward(
-    roots: Sequence[tuple[TextVariable, Gradient]],
+    roots: Sequence[tuple[Variable, Gradient]],
     *,
     rule: Any = None,
     engine: Any = None,
     retain_graph: bool = False,
 ) -> list[Failure]:
-    """`TextVariable.backward` for several roots, each with its seed."""
+    """`backward` of several roots at once, each with its seed."""
     for root, _ in roots:
         root.data  # noqa: B018  every value is there when rules run
     walk = Walk(roots)
@@ -47,7 +44,7 @@ def backward(
         _check_versions(variable)
         if variable.grad_fn is not None:
             _settle(variable.grad_fn)
-    reached: list[tuple[TextVariable, Gradient]] = []
+    reached: list[tuple[Variable, Gradient]] = []
     failures: dict[Node, Failure] = {}
     passed: set[Node] = set()
 
@@ -55,9 +52,9 @@ def backward(
         for hook in list((variable._hooks or {}).values()):
             replaced = hook(gradient)
             if replaced is not None:
-                gradient = as_gradient(replaced)
+                gradient = variable._as_gradient(replaced)
         if variable.is_leaf or variable._retains_grad:
-            reached.append((variable, gradient))
+            reached.append((variable, variable._as_gradient(gradient)))
         return gradient
 
     async def ask(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
@@ -111,9 +108,9 @@ def _check_versions(variable: Any) -> None:
             _raise_modified(used, node)
 
 
-def _raise_modified(used: TextVariable, node: Node) -> NoReturn:
+def _raise_modified(used: Variable, node: Node) -> NoReturn:
     raise GraphError(
         f"{used._title()} was modified after it was used, so the graph no longer tells how its "
-        f"text came about: used in {node.operation.name} at {place(node.site)}; modified at "
+        f"value came about: used in {node.operation.name} at {place(node.site)}; modified at "
         f"{place(used._modified_at)}. Call backward() before the change, or forward again after it"
     )

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from textautograd import dispatch
 from textautograd.backward import BackwardWarning, Failure, backward, place
+from textautograd.base import Variable
 from textautograd.errors import GraphError, UsageError
 from textautograd.grad_mode import is_grad_enabled
 from textautograd.gradient import Gradient, as_gradient
 from textautograd.operation import Join, Operation
 from textautograd.tape import Node, Site
-
-Hook = Callable[[Gradient], "Gradient | str | None"]
 
 
 class Scored(str):
@@ -30,7 +29,7 @@ class Scored(str):
         return self
 
 
-class TextVariable:
+class TextVariable(Variable):
     """A string on the tape (`torch.Tensor`).
 
     Args:
@@ -42,39 +41,15 @@ class TextVariable:
     raises what its computation raised; `await x` does so inside an event loop.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_hooks",
-        "_modified_at",
-        "_requires_grad",
-        "_retains_grad",
-        "_value",
-        "_version",
-        "grad",
-        "grad_fn",
-        "name",
-    )
+    __slots__ = ()
 
     grad: Gradient | None
-    grad_fn: Node | None
-    name: str | None
 
     def __init__(self, data: str, *, requires_grad: bool = False, name: str | None = None) -> None:
         if isinstance(data, TextVariable):
             data = data.data
         _check_text(data, "data")
         self._set(data, None, requires_grad, name)
-
-    def _set(self, value: Any, grad_fn: Node | None, requires_grad: bool, name: str | None) -> None:
-        self._value = value
-        self._requires_grad = requires_grad
-        self._retains_grad = False
-        self._hooks: dict[object, Hook] | None = None
-        self._version = 0
-        self._modified_at: Site | None = None
-        self.grad = None
-        self.grad_fn = grad_fn
-        self.name = name
 
     @property
     def data(self) -> str:
@@ -103,25 +78,6 @@ class TextVariable:
         self._version += 1
         self._modified_at = dispatch.call_site()
 
-    @property
-    def requires_grad(self) -> bool:
-        """Whether a gradient is wanted for this variable or for anything behind it."""
-        return self._requires_grad
-
-    @requires_grad.setter
-    def requires_grad(self, value: bool) -> None:
-        if not self.is_leaf:
-            raise GraphError(
-                f"{self._title()} was computed: requires_grad can be set on leaves only; "
-                "detach() gives a leaf"
-            )
-        self._requires_grad = bool(value)
-
-    @property
-    def is_leaf(self) -> bool:
-        """Whether it was made by the user rather than by a recorded operation."""
-        return self.grad_fn is None
-
     def item(self) -> float:
         """The number of a loss; 0 is perfect.
 
@@ -136,21 +92,6 @@ class TextVariable:
     def detach(self) -> TextVariable:
         """A leaf with the same value, still pending perhaps, cut off from the tape."""
         return _made(overriding(self)._value, None, False, self.name)
-
-    def retain_grad(self) -> None:
-        """Keeps `.grad` of a variable that is no leaf."""
-        if not self.requires_grad:
-            raise GraphError(f"{self._title()} does not require grad: it never gets one")
-        self._retains_grad = True
-
-    def register_hook(self, hook: Hook) -> RemovableHandle:
-        """Calls `hook(gradient)` when this variable's gradient is complete; what it returns, unless
-        `None`, replaces the gradient. Hooks run in the order of registration."""
-        if not self.requires_grad:
-            raise GraphError(f"{self._title()} does not require grad: its hook would never run")
-        if self._hooks is None:
-            self._hooks = {}
-        return RemovableHandle(self._hooks, hook)
 
     def backward(
         self,
@@ -178,20 +119,8 @@ class TextVariable:
             GraphError: a freed graph, a leaf modified since it was used, no seed, nothing that
                 requires grad.
         """
-        if not self.requires_grad:
-            raise GraphError(
-                f"{self._title()} does not require grad: no parameter lies behind it, or it was "
-                "computed under no_grad()"
-            )
-        if gradient is None:
-            if not isinstance(self.data, Scored):
-                raise GraphError(
-                    f"{self._title()} is no loss, so backward needs a seed that says how it should "
-                    'change: backward("make it shorter")'
-                )
-            gradient = Gradient()
         failures = backward(
-            [(self, as_gradient(gradient))], rule=rule, engine=engine, retain_graph=retain_graph
+            [(self, self._seed(gradient))], rule=rule, engine=engine, retain_graph=retain_graph
         )
         if failures:
             import warnings
@@ -252,25 +181,16 @@ class TextVariable:
         parts += ["requires_grad=True"] if self.is_leaf and self.requires_grad else []
         return f"{type(self).__name__}({', '.join(parts)})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        if not self.is_leaf:
-            raise UsageError(f"{self._title()} was computed: only leaves can be copied or pickled")
-        return _rebuild, (type(self), self.data, self.requires_grad, self.name)
+    def _as_gradient(self, value: Gradient | str) -> Gradient:
+        return as_gradient(value)
 
-    def _title(self) -> str:
-        return f"variable {self.name!r}" if self.name else f"this {type(self).__name__}"
-
-
-class RemovableHandle:
-    """What registering a hook returns; `remove()` takes the hook away again."""
-
-    def __init__(self, hooks: dict[object, Any], hook: Any) -> None:
-        self._hooks = hooks
-        self._key = object()  # not the handle, which would close a cycle
-        hooks[self._key] = hook
-
-    def remove(self) -> None:
-        self._hooks.pop(self._key, None)
+    def _first_gradient(self) -> Gradient:
+        if not isinstance(self.data, Scored):
+            raise GraphError(
+                f"{self._title()} is no loss, so backward needs a seed that says how it should "
+                'change: backward("make it shorter")'
+            )
+        return Gradient()
 
 
 def apply(operation: Operation, *inputs: TextVariable) -> TextVariable:
@@ -339,10 +259,4 @@ def _check_text(value: object, what: str) -> None:
 def _made(value: Any, grad_fn: Node | None, requires_grad: bool, name: str | None) -> TextVariable:
     variable = TextVariable.__new__(TextVariable)
     variable._set(value, grad_fn, requires_grad, name)
-    return variable
-
-
-def _rebuild(kind: Any, data: str, requires_grad: bool, name: str | None) -> TextVariable:
-    variable: TextVariable = kind.__new__(kind)
-    variable._set(data, None, requires_grad, name)
     return variable

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from reprlib import recursive_repr
 from typing import Any, TypeVar
 
+from textautograd.base import RemovableHandle
 from textautograd.engines import as_engine
 from textautograd.engines.base import Engine
 from textautograd.errors import StateError, UsageError
-from textautograd.variable import RemovableHandle, TextVariable, overridden
+from textautograd.variable import TextVariable, overridden
 
 M = TypeVar("M", bound="Module")
 _MISSING = object()
