@@ -32,6 +32,7 @@ LEVELS = [
     # L3
     ["rules"],
     ["functional", "function"],
+    ["testing"],
     ["mapping"],
     # L4
     ["nn", "data"],

@@ -5,6 +5,7 @@ Error
 ├── UsageError            an argument that cannot work; raised before anything is spent
 │   ├── DataError         a data file that is missing or malformed
 │   └── StateError        a state dict that does not fit the module
+├── CheckError            testing: a derivative or a rule is wrong
 ├── BudgetExceeded        the next call would pass the budget
 ├── ReplyError            a model's reply that could not be used, after asking again
 └── EngineError           a call that brought no usable reply
@@ -46,6 +47,10 @@ class DataError(UsageError):
 
 class StateError(UsageError):
     """A state dict that does not fit the module, which stays as it was."""
+
+
+class CheckError(Error, AssertionError):
+    """What `textautograd.testing` found wrong."""
 
 
 class BudgetExceeded(Error):

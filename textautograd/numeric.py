@@ -1,43 +1,246 @@
-"""Numbers on the same tape: arrays whose operations know their vector-Jacobian products.
+"""Numbers on the tape of text: numpy's operations and their vector-Jacobian products.
 
-The walk, the accumulation and the grad mode are those of text; this file adds vjps and nothing
-else. That numbers come out right is what "generalises reverse-mode differentiation" means here.
-Names, arguments and broadcasting are numpy's.
+The walk, the accumulation, hooks and the grad mode are those of text; this file adds vjps and
+nothing else. That numbers come out right is what "generalises reverse-mode differentiation" means.
+Names, arguments and broadcasting are numpy's; all arrays are of 64-bit floats. Where a derivative
+does not exist, `relu` takes 0 at 0 (PyTorch); the rest is as in HIPS/autograd: equal elements share
+the gradient of `maximum`, and for `x**y` the derivative by x is 0 where y is 0, and the one by y is
+0 where x is 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from textautograd import dispatch
+from textautograd.backward import backward
+from textautograd.base import Variable
 from textautograd.errors import GraphError, UsageError
 from textautograd.grad_mode import is_grad_enabled
-from textautograd.tape import Node, Walk, drive
+from textautograd.tape import Node
 
 Value = npt.NDArray[np.float64]
-Vjp = Callable[[Value], Value]
 Axis = int | tuple[int, ...] | None
 
 
-class Array:
-    """An array variable; see `array`."""
+class Operation:
+    """A function of arrays, and a vjp (or `None`) for each of them; see `primitive`."""
 
-    __slots__ = ("__weakref__", "data", "grad", "grad_fn", "requires_grad")
-    __array_ufunc__ = None  # so that numpy's operators leave ours alone
+    __slots__ = ("forward", "name", "vjps")
+    is_opaque = False
 
-    def __init__(self, data: Value, requires_grad: bool, grad_fn: Node | None = None) -> None:
-        self.data = data
-        self.requires_grad = requires_grad
-        self.grad_fn = grad_fn
-        self.grad: Value | None = None
+    def __init__(self, name: str, forward: Callable[..., Any], vjps: Sequence[Any]) -> None:
+        self.name = name
+        self.forward = forward
+        self.vjps = vjps
+
+    def __call__(self, *inputs: Any) -> Array:
+        if len(inputs) != len(self.vjps):
+            raise UsageError(f"{self.name} takes {len(self.vjps)} arrays, not {len(inputs)}")
+        arrays = tuple(x if isinstance(x, Array) else array(x) for x in inputs)
+        values = tuple(x._value for x in arrays)
+        value = _numbers(self.forward(*values), copy=None)
+        if not (is_grad_enabled() and any(x._requires_grad for x in arrays)):
+            return _made(value)
+        versions = tuple(x._version for x in arrays)
+        site = dispatch.call_site()
+        node = Node(self, arrays, inputs=values, output=value, versions=versions, site=site)
+        return _made(value, node)
+
+    def backward(self, node: Node, gradient: Value) -> list[Value | None]:
+        """The vjps, each summed over the axes along which its input was broadcast."""
+        pulled: list[Value | None] = []
+        for vjp, x, wanted in zip(self.vjps, node.inputs, node.predecessors, strict=True):
+            if vjp is None or not wanted.requires_grad:
+                pulled.append(None)
+                continue
+            g = _unbroadcast(np.asarray(vjp(gradient, node.output, *node.inputs)), x.shape)
+            if g.shape != x.shape:
+                raise GraphError(
+                    f"vjp {len(pulled)} of {self.name} returned shape {g.shape} for an input of "
+                    f"shape {x.shape}"
+                )
+            pulled.append(g)
+        return pulled
+
+
+def _unbroadcast(g: Value, shape: tuple[int, ...]) -> Value:
+    extra = g.ndim - len(shape)
+    if g.shape == shape or extra < 0:
+        return g
+    stretched = (extra + i for i, n in enumerate(shape) if n == 1)
+    summed: Value = g.sum(axis=(*range(extra), *stretched), keepdims=True)
+    return summed.reshape(summed.shape[extra:])
+
+
+def primitive(
+    forward: Callable[..., Any], *vjps: Any, name: str | None = None
+) -> Callable[..., Array]:
+    """An operation of your own: a function of numpy arrays, and a vjp for each of its arguments.
+
+    `vjp(g, out, *inputs)` returns the gradient of its argument, given `g`, the gradient of the
+    output; `None` in its place passes nothing back. Where an argument was broadcast, its gradient
+    is summed as it has to be. `testing.gradcheck` tells whether a vjp is right
+    (`autograd.extend.primitive` and `defvjp`).
+
+        square = primitive(lambda x: x * x, lambda g, out, x: g * 2 * x, name="square")
+    """
+    operation = Operation(name or forward.__name__, forward, vjps)
+
+    @wraps(forward)
+    def call(*inputs: Any) -> Array:
+        return operation(*inputs)
+
+    call.__name__ = operation.name
+    return call
+
+
+add = primitive(np.add, lambda g, out, a, b: g, lambda g, out, a, b: g)
+subtract = primitive(np.subtract, lambda g, out, a, b: g, lambda g, out, a, b: -g)
+multiply = primitive(np.multiply, lambda g, out, a, b: g * b, lambda g, out, a, b: g * a)
+divide = primitive(np.divide, lambda g, out, a, b: g / b, lambda g, out, a, b: -g * a / b**2)
+power = primitive(
+    np.power,
+    lambda g, out, a, b: g * b * a ** np.where(b == 0, 1.0, b - 1),
+    lambda g, out, a, b: g * out * np.log(np.where(a == 0, 1.0, a)),
+)
+negative = primitive(np.negative, lambda g, out, x: -g)
+exp = primitive(np.exp, lambda g, out, x: g * out)
+log = primitive(np.log, lambda g, out, x: g / x)
+sin = primitive(np.sin, lambda g, out, x: g * np.cos(x))
+cos = primitive(np.cos, lambda g, out, x: -g * np.sin(x))
+tanh = primitive(np.tanh, lambda g, out, x: g * (1 - out**2))
+relu = primitive(lambda x: np.maximum(x, 0), lambda g, out, x: g * (x > 0), name="relu")
+maximum = primitive(
+    np.maximum,
+    lambda g, out, a, b: g * ((a > b) + 0.5 * (a == b)),
+    lambda g, out, a, b: g * ((b > a) + 0.5 * (a == b)),
+)
+where = primitive(
+    lambda condition, a, b: np.where(condition != 0, a, b),
+    None,
+    lambda g, out, condition, a, b: np.where(condition != 0, g, 0.0),
+    lambda g, out, condition, a, b: np.where(condition != 0, 0.0, g),
+    name="where",
+)
+
+
+def _matmul_left(g: Value, out: Value, a: Value, b: Value) -> Value:
+    if b.ndim == 1:
+        return g[..., None] * b
+    return (g if a.ndim > 1 else g[..., None, :]) @ b.swapaxes(-1, -2)
+
+
+def _matmul_right(g: Value, out: Value, a: Value, b: Value) -> Value:
+    if b.ndim == 1:
+        return g[..., None] * a
+    return a[:, None] * g[..., None, :] if a.ndim == 1 else a.swapaxes(-1, -2) @ g
+
+
+matmul = primitive(np.matmul, _matmul_left, _matmul_right)
+
+
+def sum(x: Any, axis: Axis = None, keepdims: bool = False) -> Array:
+    """Sum over axes."""
+    spread = _spread(axis, keepdims)
+    return Operation("sum", lambda x: np.sum(x, axis=axis, keepdims=keepdims), [spread])(x)
+
+
+def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Array:
+    """Mean over axes."""
+    spread = _spread(axis, keepdims)
+    return Operation(
+        "mean",
+        lambda x: np.mean(x, axis=axis, keepdims=keepdims),
+        [lambda g, out, x: spread(g, out, x) * out.size / x.size],
+    )(x)
+
+
+def _spread(axis: Axis, keepdims: bool) -> Callable[[Value, Value, Value], Value]:
+    def vjp(g: Value, out: Value, x: Value) -> Value:
+        if axis is not None and not keepdims:
+            g = np.expand_dims(g, axis)
+        return np.broadcast_to(g, x.shape)
+
+    return vjp
+
+
+def reshape(x: Any, shape: int | tuple[int, ...]) -> Array:
+    """The same elements in another shape."""
+    return Operation("reshape", lambda x: x.reshape(shape), [lambda g, out, x: g.reshape(x.shape)])(
+        x
+    )
+
+
+def transpose(x: Any, axes: Sequence[int] | None = None) -> Array:
+    """The axes in another order, reversed by default."""
+
+    def back(g: Value, out: Value, x: Value) -> Value:
+        inverse = None if axes is None else np.argsort([axis % x.ndim for axis in axes])
+        return np.transpose(g, inverse)
+
+    return Operation("transpose", lambda x: np.transpose(x, axes), [back])(x)
+
+
+def concatenate(arrays: Sequence[Any], axis: int | None = 0) -> Array:
+    """Joins arrays along an axis."""
+    if axis is None:
+        return concatenate([reshape(x, -1) for x in arrays])
+
+    def piece(i: int) -> Callable[..., Value]:
+        def vjp(g: Value, out: Value, *xs: Value) -> Value:
+            start = int(np.sum([x.shape[axis] for x in xs[:i]]))
+            return np.split(g, [start, start + xs[i].shape[axis]], axis)[1]
+
+        return vjp
+
+    vjps = [piece(i) for i in range(len(arrays))]
+    return Operation("concatenate", lambda *xs: np.concatenate(xs, axis), vjps)(*arrays)
+
+
+def _getitem(x: Any, index: Any) -> Array:
+    def scatter(g: Value, out: Value, x: Value) -> Value:
+        whole = np.zeros(x.shape)
+        np.add.at(whole, index, g)  # an element picked twice gets both
+        return whole
+
+    return Operation("getitem", lambda x: x[index], [scatter])(x)
+
+
+def _swapped(operation: Callable[..., Array]) -> Any:
+    return lambda self, other: operation(other, self)
+
+
+class Array(Variable):
+    """An array on the tape; see `array`. It may stand where numpy's functions above take one."""
+
+    __slots__ = ()
+
+    grad: Value | None
 
     @property
-    def is_leaf(self) -> bool:
-        """Whether it was made by the user rather than by a recorded operation."""
-        return self.grad_fn is None
+    def data(self) -> Value:
+        """The numbers. Assignable on a leaf; writing into single elements goes unnoticed."""
+        value: Value = self._value
+        return value
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        if not self.is_leaf:
+            raise GraphError(
+                f"{self._title()} was computed, only a leaf can be assigned: use detach()"
+            )
+        numbers = _numbers(value)
+        if numbers.shape != self.shape:
+            raise UsageError(f"an array of shape {self.shape} cannot become one of {numbers.shape}")
+        self._value = numbers
+        self._version += 1
+        self._modified_at = dispatch.call_site()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,270 +250,108 @@ class Array:
         """The number of an array with one element."""
         return float(self.data.item())
 
+    def detach(self) -> Array:
+        """A leaf with the same numbers, cut off from the tape."""
+        return _made(self._value)
+
     def backward(self, gradient: Any = None, *, retain_graph: bool = False) -> None:
         """Adds the gradient of this array to `.grad` of every leaf that requires it.
 
         Raises:
-            GraphError: nothing requires grad, the graph was freed, or a seed is missing (only a
-                single number needs none) or of another shape.
+            GraphError: nothing requires grad, the graph was freed, a leaf was modified since it was
+                used, or a seed is missing (only a single number needs none) or of another shape.
         """
-        if not self.requires_grad:
-            raise GraphError("this array does not require grad")
-        if gradient is None:
-            if self.data.size != 1:
-                raise GraphError(f"an array of shape {self.shape} needs a seed: backward(gradient)")
-            gradient = np.ones_like(self.data)
-        seed = np.asarray(gradient, dtype=float)
-        if seed.shape != self.shape:
-            raise GraphError(f"the seed has shape {seed.shape}, the array {self.shape}")
-        walk = Walk([(self, seed)])
+        backward([(self, self._seed(gradient))], retain_graph=retain_graph)
 
-        def arrive(variable: Any, gradient: Value) -> Value:
-            if variable.is_leaf:
-                variable.grad = gradient if variable.grad is None else variable.grad + gradient
-            return gradient
+    def _as_gradient(self, value: Any) -> Value:
+        gradient = _numbers(value)  # a copy: `x + y` gives x and y the same one
+        if gradient.shape != self.shape:
+            raise GraphError(
+                f"a gradient of shape {gradient.shape} for an array of shape {self.shape}"
+            )
+        return gradient
 
-        drive(walk, lambda node, g: node.operation.pull(node, g), arrive)
-        if not retain_graph:
-            for variable in list(walk):
-                if variable.grad_fn is not None:
-                    variable.grad_fn.free()
+    def _first_gradient(self) -> Value:
+        if self.data.size != 1:
+            raise GraphError(f"an array of shape {self.shape} needs a seed: backward(gradient)")
+        return np.ones(self.shape)
 
-    def __add__(self, other: Any) -> Array:
-        return _binary("add", self, other, np.add, lambda g, a, b: g, lambda g, a, b: g)
+    __add__ = __radd__ = add
+    __sub__, __rsub__ = subtract, _swapped(subtract)
+    __mul__ = __rmul__ = multiply
+    __truediv__, __rtruediv__ = divide, _swapped(divide)
+    __pow__, __rpow__ = power, _swapped(power)
+    __matmul__, __rmatmul__ = matmul, _swapped(matmul)
+    __neg__ = negative
+    __getitem__ = _getitem
 
-    __radd__ = __add__
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        operation = _UFUNCS.get(ufunc)
+        if operation is None or method != "__call__" or options:
+            raise UsageError(
+                f"there is no vjp for this use of np.{ufunc.__name__}: see numeric's functions, "
+                "define a numeric.primitive, or take the numbers alone with .data"
+            )
+        return operation(*inputs)
 
-    def __sub__(self, other: Any) -> Array:
-        return _binary("sub", self, other, np.subtract, lambda g, a, b: g, lambda g, a, b: -g)
-
-    def __rsub__(self, other: Any) -> Array:
-        difference: Array = -self + other
-        return difference
-
-    def __mul__(self, other: Any) -> Array:
-        return _binary(
-            "mul", self, other, np.multiply, lambda g, a, b: g * b, lambda g, a, b: g * a
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        raise UsageError(
+            "numpy would cut this array off the tape: see numeric's functions, or take the numbers "
+            "alone with .data"
         )
 
-    __rmul__ = __mul__
-
-    def __truediv__(self, other: Any) -> Array:
-        return _binary(
-            "div", self, other, np.divide, lambda g, a, b: g / b, lambda g, a, b: -g * a / b**2
-        )
-
-    def __rtruediv__(self, other: Any) -> Array:
-        return _array(other) / self
-
-    def __pow__(self, other: Any) -> Array:
-        return _binary(
-            "pow",
-            self,
-            other,
-            np.power,
-            lambda g, a, b: g * b * a ** np.where(b == 0, 1.0, b - 1),
-            lambda g, a, b: g * np.log(np.where(a > 0, a, 1.0)) * a**b,
-        )
-
-    def __neg__(self) -> Array:
-        return _unary("neg", self, -self.data, lambda g: -g)
-
-    def __matmul__(self, other: Any) -> Array:
-        other = _array(other)
-        a = self.data[None, :] if self.data.ndim == 1 else self.data
-        b = other.data[:, None] if other.data.ndim == 1 else other.data
-        inner = (a @ b).shape
-
-        def left(g: Value) -> Value:
-            return _summed(g.reshape(inner) @ b.swapaxes(-1, -2), a.shape).reshape(self.shape)
-
-        def right(g: Value) -> Value:
-            return _summed(a.swapaxes(-1, -2) @ g.reshape(inner), b.shape).reshape(other.shape)
-
-        return _apply("matmul", self.data @ other.data, [self, other], [left, right])
-
-    def __getitem__(self, index: Any) -> Array:
-        def scattered(g: Value) -> Value:
-            whole = np.zeros(self.shape)
-            np.add.at(whole, index, g)
-            return whole
-
-        return _unary("getitem", self, self.data[index], scattered)
+    def __bool__(self) -> bool:
+        return bool(self.data)
 
     def __repr__(self) -> str:
-        made = f", grad_fn={self.grad_fn}" if self.grad_fn else ""
-        leaf = ", requires_grad=True" if self.is_leaf and self.requires_grad else ""
-        return f"array({self.data.tolist()}{made}{leaf})"
+        parts = [np.array2string(self.data, separator=", ", prefix="array(")]
+        parts += [f"grad_fn={self.grad_fn}"] if self.grad_fn else []
+        parts += ["requires_grad=True"] if self.is_leaf and self.requires_grad else []
+        return f"array({', '.join(parts)})"
+
+
+_UFUNCS = {
+    np.add: add,
+    np.subtract: subtract,
+    np.multiply: multiply,
+    np.divide: divide,
+    np.power: power,
+    np.negative: negative,
+    np.matmul: matmul,
+    np.exp: exp,
+    np.log: log,
+    np.sin: sin,
+    np.cos: cos,
+    np.tanh: tanh,
+    np.maximum: maximum,
+}
 
 
 def array(value: Any, *, requires_grad: bool = False) -> Array:
-    """An array variable of 64-bit floats (`torch.tensor`).
+    """An array variable: a copy of the value, as 64-bit floats (`torch.tensor`).
 
     Raises:
-        UsageError: if the value is no array of numbers.
+        UsageError: if the value is no array of real numbers.
     """
+    made = _made(_numbers(value))
+    made.requires_grad = requires_grad
+    return made
+
+
+def _made(value: Value, node: Node | None = None) -> Array:
+    made = Array.__new__(Array)
+    made._set(value, node, node is not None, None)
+    return made
+
+
+def _numbers(value: Any, copy: bool | None = True) -> Value:
+    """The value as 64-bit floats, if it is numbers."""
+    if isinstance(value, Array):
+        value = value.data
     try:
-        data = np.array(value, dtype=float)
+        numbers = np.array(value, copy=copy)
     except (TypeError, ValueError) as error:
         raise UsageError(f"this is no array of numbers: {error}") from None
-    return Array(data, bool(requires_grad))
-
-
-def exp(x: Any) -> Array:
-    """Elementwise e**x."""
-    x = _array(x)
-    value = np.exp(x.data)
-    return _unary("exp", x, value, lambda g: g * value)
-
-
-def log(x: Any) -> Array:
-    """Elementwise natural logarithm."""
-    x = _array(x)
-    return _unary("log", x, np.log(x.data), lambda g: g / x.data)
-
-
-def sin(x: Any) -> Array:
-    """Elementwise sine."""
-    x = _array(x)
-    return _unary("sin", x, np.sin(x.data), lambda g: g * np.cos(x.data))
-
-
-def cos(x: Any) -> Array:
-    """Elementwise cosine."""
-    x = _array(x)
-    return _unary("cos", x, np.cos(x.data), lambda g: -g * np.sin(x.data))
-
-
-def tanh(x: Any) -> Array:
-    """Elementwise hyperbolic tangent."""
-    x = _array(x)
-    value = np.tanh(x.data)
-    return _unary("tanh", x, value, lambda g: g * (1 - value**2))
-
-
-def relu(x: Any) -> Array:
-    """Elementwise max(x, 0); its derivative at 0 is 0."""
-    x = _array(x)
-    return _unary("relu", x, np.maximum(x.data, 0), lambda g: g * (x.data > 0))
-
-
-def maximum(a: Any, b: Any) -> Array:
-    """Elementwise maximum; equal elements share the gradient."""
-    return _binary(
-        "maximum",
-        a,
-        b,
-        np.maximum,
-        lambda g, a, b: g * ((a > b) + 0.5 * (a == b)),
-        lambda g, a, b: g * ((b > a) + 0.5 * (a == b)),
-    )
-
-
-def sum(x: Any, axis: Axis = None, keepdims: bool = False) -> Array:
-    """Sum over axes."""
-    x = _array(x)
-
-    def spread(g: Value) -> Value:
-        if axis is not None and not keepdims:
-            g = np.expand_dims(g, axis)
-        return np.broadcast_to(g, x.shape)
-
-    return _unary("sum", x, np.asarray(np.sum(x.data, axis=axis, keepdims=keepdims)), spread)
-
-
-def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Array:
-    """Mean over axes."""
-    x = _array(x)
-    total = sum(x, axis, keepdims)
-    average: Array = total * (total.data.size / x.data.size)
-    return average
-
-
-def reshape(x: Any, shape: int | tuple[int, ...]) -> Array:
-    """The same elements in another shape."""
-    x = _array(x)
-    return _unary("reshape", x, x.data.reshape(shape), lambda g: g.reshape(x.shape))
-
-
-def transpose(x: Any, axes: Sequence[int] | None = None) -> Array:
-    """The axes in another order, reversed by default."""
-    x = _array(x)
-    back = None if axes is None else np.argsort(axes)
-    return _unary("transpose", x, np.transpose(x.data, axes), lambda g: np.transpose(g, back))
-
-
-def concatenate(arrays: Sequence[Any], axis: int = 0) -> Array:
-    """Joins arrays along an axis."""
-    parts = [_array(part) for part in arrays]
-    ends = np.cumsum([part.shape[axis] for part in parts])
-
-    def piece(i: int) -> Vjp:
-        return lambda g: np.split(g, ends[:-1], axis)[i]
-
-    value = np.concatenate([part.data for part in parts], axis)
-    return _apply("concatenate", value, parts, [piece(i) for i in range(len(parts))])
-
-
-def where(condition: Any, a: Any, b: Any) -> Array:
-    """Elements of `a` where the condition holds, else of `b`."""
-    holds = np.asarray(condition.data if isinstance(condition, Array) else condition, dtype=bool)
-    return _binary(
-        "where",
-        a,
-        b,
-        lambda a, b: np.where(holds, a, b),
-        lambda g, a, b: g * holds,
-        lambda g, a, b: g * ~holds,
-    )
-
-
-class _Operation:
-    __slots__ = ("name", "vjps")
-
-    def __init__(self, name: str, vjps: Sequence[Vjp]) -> None:
-        self.name = name
-        self.vjps = vjps
-
-    def pull(self, node: Node, gradient: Value) -> list[Value | None]:
-        pairs = zip(self.vjps, node.predecessors, strict=True)
-        return [vjp(gradient) if p.requires_grad else None for vjp, p in pairs]
-
-
-def _apply(name: str, value: Value, inputs: Sequence[Array], vjps: Sequence[Vjp]) -> Array:
-    requires_grad = is_grad_enabled() and any(x.requires_grad for x in inputs)
-    node = Node(_Operation(name, vjps), tuple(inputs)) if requires_grad else None
-    return Array(np.asarray(value, dtype=float), requires_grad, node)
-
-
-def _unary(name: str, x: Array, value: Value, vjp: Vjp) -> Array:
-    return _apply(name, value, [x], [vjp])
-
-
-def _binary(
-    name: str,
-    a: Any,
-    b: Any,
-    value: Callable[[Value, Value], Value],
-    left: Callable[[Value, Value, Value], Value],
-    right: Callable[[Value, Value, Value], Value],
-) -> Array:
-    a, b = _array(a), _array(b)
-    x, y = a.data, b.data
-    return _apply(
-        name,
-        value(x, y),
-        [a, b],
-        [lambda g: _summed(left(g, x, y), x.shape), lambda g: _summed(right(g, x, y), y.shape)],
-    )
-
-
-def _summed(g: Value, shape: tuple[int, ...]) -> Value:
-    """A gradient summed over the axes along which its operand was broadcast."""
-    g = g.sum(axis=tuple(range(g.ndim - len(shape))))
-    axes = tuple(i for i, n in enumerate(shape) if n == 1 and g.shape[i] != 1)
-    return np.asarray(g.sum(axis=axes, keepdims=True)) if axes else np.asarray(g)
-
-
-def _array(value: Any) -> Array:
-    return value if isinstance(value, Array) else array(value)
+    if numbers.dtype.kind not in "biuf":
+        raise UsageError(f"this is no array of real numbers but of {numbers.dtype}: {value!r:.80}")
+    return numbers.astype(float, copy=False)
