@@ -137,6 +137,16 @@ def test_pickle_and_deepcopy_keep_it(rope: Any) -> None:
         assert list(copied) == rope[1]
 
 
+@given(ropes, ropes)
+def test_distinct_is_each_feedback_once_where_it_comes_first(left: Any, right: Any) -> None:
+    shared = joined(joined(left, right), joined(right, joined(left, left)))
+    assert list(shared[0].distinct()) == list(dict.fromkeys(shared[1]))
+
+
+def test_distinct_takes_a_part_that_is_shared_once() -> None:
+    assert [f.text for f in doubled(59).distinct()] == ["first", "last"]
+
+
 def test_reads_well() -> None:
     assert str(Gradient()) == ""
     assert str(Gradient(["be brief"])) == "be brief"

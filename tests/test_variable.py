@@ -1,13 +1,11 @@
 """Variables behave as PyTorch's tensors do, where a text can."""
 
-import contextlib
 import copy
-import gc
 import pickle
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -454,102 +452,7 @@ def test_a_pending_leaf_is_waited_for() -> None:
     assert copy.deepcopy(y).data == "late"
 
 
-# Memory
-
-
-@contextlib.contextmanager
-def without_the_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-def async_engine() -> Scripted:
-    async def answer(request: Request) -> str:
-        if request.purpose == "backward":
-            return '{"input": "better"}'
-        return "wrong"
-
-    return Scripted(answer)
-
-
-def recorded(engine: Scripted) -> tuple[TextVariable, list[weakref.ref[Any]]]:
-    """A loss behind two model calls and a +, and weak references to its tape."""
-    agent = nn.Sequential(nn.LLM("one", engine=engine), nn.LLM("two", engine=engine))
-    y = agent("q") + "!"
-    loss = loss_of(y)
-    references = []
-    todo: list[Any] = [loss]
-    while todo:
-        variable = todo.pop()
-        if variable.grad_fn is not None:
-            references += [weakref.ref(variable), weakref.ref(variable.grad_fn)]
-            todo += variable.grad_fn.predecessors
-    return loss, references
-
-
-def let_the_loop_finish() -> None:
-    """What the loop was about to drop is dropped once it has answered a few things more."""
-    with ta.no_grad():
-        for _ in range(5):
-            assert nn.LLM("i", engine=async_engine())("q").data == "wrong"
-
-
-@pytest.mark.parametrize("engine", [async_engine(), Scripted(lambda r: "wrong")])
-def test_dropping_a_loss_frees_its_tape(engine: Scripted) -> None:
-    with without_the_collector():
-        loss, references = recorded(engine)
-        assert loss.item() == 1
-        assert len(references) == 8
-        del loss
-        assert [r() for r in references] == [None] * 8
-
-
-@pytest.mark.parametrize("retain_graph", [False, True])
-def test_dropping_a_loss_after_backward_frees_its_tape(retain_graph: bool) -> None:
-    with without_the_collector():
-        loss, references = recorded(async_engine())
-        loss.backward(retain_graph=retain_graph)
-        del loss
-        let_the_loop_finish()
-        assert [r() for r in references] == [None] * 8
-
-
-def test_backward_frees_what_was_behind_a_loss_that_is_kept() -> None:
-    with without_the_collector():
-        loss, references = recorded(async_engine())
-        loss.backward()
-        let_the_loop_finish()
-        assert [r() for r in references[2:]] == [None] * 6
-        assert loss.item() == 1
-
-
-def test_a_hook_that_closes_over_its_variable_leaves_no_cycle_after_backward() -> None:
-    def used() -> weakref.ref[TextVariable]:
-        x = leaf()
-        y = x + "!"
-        y.register_hook(lambda g: y.data)
-        y.backward("f")
-        assert texts(x.grad) == ["x!"]
-        return weakref.ref(y)
-
-    with without_the_collector():
-        assert used()() is None
-
-
-def test_a_long_chain_is_walked_and_freed_without_recursion() -> None:
-    x = leaf("")
-    y = x
-    for _ in range(50_000):
-        y = ta.cat([y])
-    y.backward("f", retain_graph=True)
-    assert texts(x.grad) == ["f"]
-    reference = weakref.ref(y.grad_fn)
-    del y
-    assert reference() is None
+# Nodes
 
 
 def test_grad_fn_is_one_object() -> None:

@@ -63,16 +63,42 @@ class Gradient(Sequence[Feedback]):
         return self._length > 0
 
     def __iter__(self) -> Iterator[Feedback]:
-        return self._after(0)
+        return self._at(range(self._length))
 
-    def _after(self, skipped: int) -> Iterator[Feedback]:
+    def __reversed__(self) -> Iterator[Feedback]:
+        return self._at(range(self._length - 1, -1, -1))
+
+    def _at(self, chosen: range) -> Iterator[Feedback]:
+        """The feedbacks at these indices, in one pass from the end where they begin."""
+        forward = chosen.step > 0
         stack: list[Feedback | Gradient] = [self]
+        passed = 0
+        for index in chosen:
+            ahead = index if forward else self._length - 1 - index
+            while True:
+                part = stack.pop()
+                size = part._length if isinstance(part, Gradient) else 1
+                if passed + size <= ahead:  # a whole part at once
+                    passed += size
+                elif isinstance(part, Gradient):
+                    stack.extend(reversed(part._parts) if forward else part._parts)
+                else:
+                    break
+            passed += 1
+            yield part
+
+    def distinct(self) -> Iterator[Feedback]:
+        """Each feedback once, where it comes first. Takes no longer than the sums that made this
+        gradient, however often they share a part."""
+        stack: list[Feedback | Gradient] = [self]
+        seen: set[Feedback | int] = set()
         while stack:
             part = stack.pop()
-            size = part._length if isinstance(part, Gradient) else 1
-            if skipped >= size:  # a whole part at once
-                skipped -= size
-            elif isinstance(part, Gradient):
+            key = id(part) if isinstance(part, Gradient) else part
+            if key in seen:
+                continue
+            seen.add(key)
+            if isinstance(part, Gradient):
                 stack.extend(reversed(part._parts))
             else:
                 yield part
@@ -83,13 +109,11 @@ class Gradient(Sequence[Feedback]):
     def __getitem__(self, index: slice) -> Sequence[Feedback]: ...
     def __getitem__(self, index: int | slice) -> Feedback | Sequence[Feedback]:
         if isinstance(index, slice):
-            chosen = range(self._length)[index]
-            if chosen.step == 1:
-                return tuple(islice(self._after(chosen.start), len(chosen)))
-            return tuple(self[i] for i in chosen)
+            return tuple(self._at(range(self._length)[index]))
         if index < -self._length or index >= self._length:
             raise IndexError(f"index {index} of a gradient with {self._length} feedbacks")
-        return next(self._after(index % self._length))
+        index %= self._length
+        return next(self._at(range(index, index + 1)))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Gradient):

@@ -133,7 +133,7 @@ def checked(pulled: Any, node: Node) -> Pulled:
 
 def said(gradient: Gradient) -> str:
     """A gradient's texts, each once."""
-    return str(Gradient(dict.fromkeys(f.text for f in gradient)))
+    return str(Gradient(dict.fromkeys(f.text for f in gradient.distinct())))
 
 
 _BACKWARD = Request((), purpose="backward", temperature=0.0)

@@ -57,7 +57,9 @@ class Node:
         self.freed = False
 
     def free(self) -> None:
-        """Drops the predecessors and the saved values, so that the tape behind can go."""
+        """Drops the predecessors and all that was saved, so that the tape behind can go; of the
+        operation, which may have saved values too, its name is left."""
+        self.operation = getattr(self.operation, "name", self.operation)
         self.predecessors = self.inputs = self.versions = ()
         self.output = None
         self.freed = True
