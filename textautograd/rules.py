@@ -9,16 +9,17 @@ else the one of the node's forward call; `None` for a tool, which has none.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from textautograd import dispatch
 from textautograd.engines import as_engine, default_engine
-from textautograd.engines.base import Engine, Request
+from textautograd.engines.base import Engine, Message, Request
 from textautograd.errors import GraphError, UsageError
 from textautograd.gradient import Feedback, Gradient, as_gradient
 from textautograd.prompts.form import Form, fill_in
 from textautograd.prompts.semantic import semantic as semantic_prompt
+from textautograd.prompts.summarise import fitted
 from textautograd.prompts.textgrad import textgrad as textgrad_prompt
 from textautograd.tape import Node
 
@@ -54,14 +55,16 @@ async def semantic(node: Node, gradient: Gradient, engine: Engine | None) -> Pul
     asked = _asked(node, gradient)
     if not asked:
         return pulled
+    engine = engine or default_engine()
     task, inputs = _task_and_inputs(node)
     names = [node.operation.names[slot] for slot in asked]
-    parts = await fill_in(
-        engine or default_engine(),
-        Form(names, nullable=True),
-        lambda how: semantic_prompt(task, inputs, str(node.output), said(gradient), names, how),
-        _BACKWARD,
-    )
+    form = Form(names, nullable=True)
+
+    def prompt(texts: Shown, how: str) -> list[Message]:
+        return semantic_prompt(task, *_unpacked(texts), names, how)
+
+    texts = await fitted(engine, form, _BACKWARD, _packed(inputs, node, gradient), prompt)
+    parts = await fill_in(engine, form, lambda how: prompt(texts, how), _BACKWARD)
     for slot in asked:
         pulled[slot] = _about(node, slot, parts[node.operation.names[slot]])
     return pulled
@@ -74,19 +77,28 @@ async def textgrad(node: Node, gradient: Gradient, engine: Engine | None) -> Pul
     that could be asked to change instead.
     """
     pulled = none(node, gradient)
+    asked = _asked(node, gradient)
+    if not asked:
+        return pulled
+    llm = engine or default_engine()
     task, inputs = _task_and_inputs(node)
+
+    def prompt(texts: Shown, name: str, how: str) -> list[Message]:
+        return textgrad_prompt(task, *_unpacked(texts), name, how)
 
     async def one(slot: int) -> Gradient | None:
         name = node.operation.names[slot]
-        parts = await fill_in(
-            engine or default_engine(),
-            Form([name]),
-            lambda how: textgrad_prompt(task, inputs, str(node.output), said(gradient), name, how),
-            _BACKWARD,
-        )
+        parts = await fill_in(llm, Form([name]), lambda how: prompt(texts, name, how), _BACKWARD)
         return _about(node, slot, parts[name])
 
-    asked = _asked(node, gradient)
+    longest = max((node.operation.names[slot] for slot in asked), key=len)
+    texts = await fitted(
+        llm,
+        Form([longest]),
+        _BACKWARD,
+        _packed(inputs, node, gradient),
+        lambda texts, how: prompt(texts, longest, how),
+    )
     calls = [dispatch.start(one(slot)) for slot in asked]
     for slot, found in zip(asked, await dispatch.arrived(calls), strict=True):
         pulled[slot] = found
@@ -154,6 +166,20 @@ def _task_and_inputs(node: Node) -> tuple[str, dict[str, str]]:
     inputs = dict(zip(node.operation.names, node.inputs, strict=True))
     task = inputs.pop("instruction", "") or node.operation.task
     return "\n\n".join(part for part in (task, node.operation.output_format) if part), inputs
+
+
+Shown = Mapping[tuple[str, ...], str]
+
+
+def _packed(inputs: Mapping[str, str], node: Node, gradient: Gradient) -> Shown:
+    """What a prompt shows of a step besides the task: all of it may be summarised."""
+    packed: dict[tuple[str, ...], str] = {("input", n): text for n, text in inputs.items()}
+    return packed | {("output",): str(node.output), ("feedback",): said(gradient)}
+
+
+def _unpacked(texts: Shown) -> tuple[dict[str, str], str, str]:
+    inputs = {key[1]: text for key, text in texts.items() if key[0] == "input"}
+    return inputs, texts[("output",)], texts[("feedback",)]
 
 
 def _about(node: Node, slot: int, text: str | None) -> Gradient | None:

@@ -48,6 +48,11 @@ class Wrapper:
         """The most calls that are computed at once; more would only wait."""
         return getattr(self.inner, "max_concurrency", 64)
 
+    @property
+    def max_input_tokens(self) -> int | None:
+        """The most tokens of a prompt that the framework writes; `None`: no limit is stated."""
+        return getattr(self.inner, "max_input_tokens", None)
+
     async def close(self) -> None:
         close = getattr(self.inner, "close", None)
         if close is not None:

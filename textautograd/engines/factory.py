@@ -21,7 +21,7 @@ from textautograd.errors import UsageError
 
 _OPTIONS = (
     "structured, api_key, api_base, cache, max_concurrency, timeout, max_attempts, "
-    "temperature, max_tokens, top_p, seed, stop"
+    "max_input_tokens, temperature, max_tokens, top_p, seed, stop"
 )
 
 
@@ -35,6 +35,7 @@ def engine(
     max_concurrency: int = 64,
     timeout: float | None = 120.0,
     max_attempts: int = 5,
+    max_input_tokens: int | None = None,
     temperature: float | None = None,
     max_tokens: int | None = None,
     top_p: float | None = None,
@@ -57,6 +58,11 @@ def engine(
         max_concurrency: the most calls in flight at once.
         timeout: seconds for one attempt; None waits for ever.
         max_attempts: calls in all, where failures are worth another try.
+        max_input_tokens: the most tokens of a prompt for gradients, judging and rewriting; leave
+            room for the reply. What would make one longer (an input, output or feedback, never an
+            instruction) is split, and its parts are summarised by further calls, until it fits.
+            Tokens are estimated, from above (`textautograd.prompts.size`). By default no limit is
+            kept. The agent's own calls are not concerned.
         temperature, max_tokens, top_p, seed, stop: used where a request leaves them open.
 
     Raises:
@@ -69,6 +75,8 @@ def engine(
     name = name.strip()
     _whole("max_concurrency", max_concurrency)
     _whole("max_attempts", max_attempts)
+    if max_input_tokens is not None:
+        _whole("max_input_tokens", max_input_tokens)
     if timeout is not None and not (_is_number(timeout) and timeout > 0):
         raise UsageError(f"timeout must be a positive number of seconds, not {timeout!r}")
     if api_key is not None and not isinstance(api_key, str):
@@ -98,16 +106,27 @@ def engine(
     stack: Engine = Coalesced(Retrying(Limited(raw, max_concurrency), max_attempts))
     if cache:
         stack = Cached(stack, _users_cache() if cache is True else cache)
-    return Named(stack, f"engine({name!r}{place})", sampling)
+    return Named(stack, f"engine({name!r}{place})", sampling, max_input_tokens)
 
 
 class Named(Wrapper):
     """A stack of engines with a readable name and its own values for what requests leave open."""
 
-    def __init__(self, inner: Engine, name: str, sampling: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        inner: Engine,
+        name: str,
+        sampling: Mapping[str, Any],
+        max_input_tokens: int | None = None,
+    ) -> None:
         super().__init__(inner)
         self.name = name
         self.sampling = dict(sampling)
+        self._max_input_tokens = max_input_tokens
+
+    @property
+    def max_input_tokens(self) -> int | None:
+        return self._max_input_tokens
 
     async def complete(self, request: Request) -> Reply:
         return await self.inner.complete(self._filled(request))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -16,6 +16,7 @@ from textautograd.optim.check import SHINGLE, objection
 from textautograd.optim.optimizer import Candidate, Optimizer
 from textautograd.prompts.form import fill_in
 from textautograd.prompts.optimize import FORM, optimize
+from textautograd.prompts.summarise import check_fits, fitted
 from textautograd.variable import TextVariable
 
 Prompt = Callable[[str, Sequence[Feedback], Sequence[str], str], list[Message]]
@@ -69,6 +70,8 @@ class SGD(Optimizer):
     async def propose(self, engine: Engine) -> list[Candidate]:
         """Draws `candidates` whole new states."""
         live = [(n, p) for n, p in zip(self.names, self.params, strict=True) if p.grad]
+        for _, param in live:  # before any of them is paid for
+            check_fits(engine, FORM, lambda how: self.prompt(param.data, [], [], how))  # noqa: B023
         draws = [
             (i, name, dispatch.start(self._rewrite(engine, name, param, i)))
             for i in range(self.candidates)
@@ -93,7 +96,7 @@ class SGD(Optimizer):
         gradient = param.grad
         assert gradient is not None
         old, tried = param.data, self._tried[name]
-        examples = self._examples(gradient, name, candidate)
+        examples, rejected = self._examples(gradient, name, candidate), tried[-4:]
         data = _data_of(gradient)
         differ = self.candidates > 1 or tried
         request = Request(
@@ -102,11 +105,21 @@ class SGD(Optimizer):
             temperature=self.temperature if differ else 0.0,
             sample=self.seed * 10**6 + self.steps * 10**3 + candidate if differ else 0,
         )
+
+        def prompt(texts: Mapping[Key, str], how: str) -> list[Message]:
+            return self.prompt(
+                old,
+                [_shown(example, i, texts) for i, example in enumerate(examples)],
+                [texts["tried", i, "instruction"] for i in range(len(rejected))],
+                how,
+            )
+
         try:
+            texts = await fitted(engine, FORM, request, _texts(examples, rejected), prompt)
             parts = await fill_in(
                 engine,
                 FORM,
-                lambda how: self.prompt(old, examples, tried[-4:], how),
+                lambda how: prompt(texts, how),
                 request,
                 lambda parts: objection(parts["prompt"] or "", old, tried, data),
             )
@@ -126,6 +139,27 @@ class SGD(Optimizer):
             if len(chosen) == self.examples:
                 break
         return chosen
+
+
+Key = tuple[Any, ...]
+
+
+def _texts(examples: Sequence[Feedback], tried: Sequence[str]) -> dict[Key, str]:
+    """All that a rewriting prompt shows besides the instruction: it may be summarised."""
+    texts: dict[Key, str] = {}
+    for i, example in enumerate(examples):
+        for name, text in (example.inputs or {}).items():
+            texts["input", i, name] = text
+        if example.output is not None:
+            texts[i, "output"] = example.output
+        texts[i, "feedback"] = example.text
+    return texts | {("tried", i, "instruction"): text for i, text in enumerate(tried)}
+
+
+def _shown(example: Feedback, i: int, texts: Mapping[Key, str]) -> Feedback:
+    """An example with these texts in place of its own."""
+    inputs = example.inputs and {name: texts["input", i, name] for name in example.inputs}
+    return Feedback(texts[i, "feedback"], inputs=inputs, output=texts.get((i, "output")))
 
 
 def _data_of(gradient: Gradient) -> list[str]:

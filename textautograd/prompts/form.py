@@ -14,6 +14,7 @@ from textautograd.engines.ask import ask
 from textautograd.engines.base import Engine, Message, Request
 from textautograd.errors import IncompleteReplyError, ReplyError, SchemaRejected
 from textautograd.prompts.quote import tags
+from textautograd.prompts.size import beginning, check_size, limit_of, size, tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +122,18 @@ async def fill_in(
 
     Raises:
         ReplyError: after the second reply; EngineError from the calls themselves.
+        ContextOverflowError: before a call whose prompt is above the engine's `max_input_tokens`.
     """
     structured = getattr(engine, "structured", "schema")
+    limit = limit_of(engine)
     objection, rejected, replies = "", "", 0
     while replies < 2:
-        prompt = messages(form.how(structured)) + _once_more(rejected, objection)
+        prompt = messages(form.how(structured))
         schema = form.schema() if structured == "schema" else None
+        room = None if limit is None else limit - size(prompt, schema)
+        prompt = prompt + _once_more(rejected, objection, room)
+        if limit is not None:
+            check_size(size(prompt, schema), limit, f"the {request.purpose} prompt")
         try:
             reply = await ask(engine, replace(request, messages=prompt, schema=schema))
             replies += 1
@@ -150,11 +157,15 @@ async def fill_in(
     )
 
 
-def _once_more(reply: str, objection: str) -> list[Message]:
+def _once_more(reply: str, objection: str, room: int | None) -> list[Message]:
     if not objection:
         return []
+    shown = reply[:4000]
+    if room is not None:
+        objection = beginning(objection, room // 2)
+        shown = beginning(shown, room - tokens(objection) - _FRAME)
     return [
-        {"role": "assistant", "content": reply[:4000].strip() or "(nothing)"},
+        {"role": "assistant", "content": shown.strip() or "(nothing)"},
         {"role": "user", "content": f"This reply cannot be used: {objection}. Reply again."},
     ]
 
@@ -179,4 +190,5 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _THINKING = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 _THINKING_BEGINS = re.compile(r"<think(?:ing)?>")
 _FENCE = re.compile(r"\A```[a-zA-Z]*\n(.*)\n```\Z", re.DOTALL)
+_FRAME = 40  # tokens of asking again, without what was wrong and the reply
 _NO_CHANGE = {"no change", "none", "null", "no change needed", "n/a"}
