@@ -25,7 +25,7 @@ LEVELS = [
     ["gradient", "grad_mode"],
     ["prompts"],
     # L2
-    ["operation", "base"],
+    ["operation", "base", "anomaly"],
     ["backward"],
     ["variable"],
     ["numeric"],

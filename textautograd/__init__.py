@@ -5,7 +5,7 @@ from textautograd import nn, optim, rules, data, engines
 """
 
 from textautograd import data, engines, errors, nn, optim, rules
-from textautograd.backward import BackwardWarning
+from textautograd.backward import BackwardWarning, grad
 from textautograd.engines import (
     Budget,
     engine,
@@ -16,7 +16,7 @@ from textautograd.errors import BudgetExceeded, Error
 from textautograd.evaluation import Evaluation, evaluate
 from textautograd.function import Function
 from textautograd.functional import call_tool, cat, fill, mean, select
-from textautograd.grad_mode import is_grad_enabled, no_grad
+from textautograd.grad_mode import detect_anomaly, is_anomaly_enabled, is_grad_enabled, no_grad
 from textautograd.gradient import Feedback, Gradient
 from textautograd.mapping import map
 from textautograd.nn import functional_call
@@ -39,6 +39,7 @@ __all__ = [
     "call_tool",
     "cat",
     "data",
+    "detect_anomaly",
     "engine",
     "engines",
     "errors",
@@ -46,6 +47,8 @@ __all__ = [
     "fill",
     "fit",
     "functional_call",
+    "grad",
+    "is_anomaly_enabled",
     "is_grad_enabled",
     "map",
     "mean",

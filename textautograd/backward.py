@@ -1,16 +1,20 @@
-"""`backward`: one pass over the tape, from roots to the leaves that require grad."""
+"""`backward` and `grad`: one pass over the tape, from roots to what wants a gradient."""
 
 from __future__ import annotations
 
+import contextvars
 import threading
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from textautograd import dispatch
+from textautograd import anomaly, dispatch
 from textautograd.base import Variable
-from textautograd.errors import EngineError, GraphError, ReplyError
-from textautograd.tape import Gradient, Node, Site, Walk
+from textautograd.engines.ask import listening
+from textautograd.errors import EngineError, GraphError, ReplyError, UsageError
+from textautograd.grad_mode import is_anomaly_enabled
+from textautograd.tape import Gradient, Node, Site, Walk, place
 
 
 class BackwardWarning(UserWarning):
@@ -37,63 +41,219 @@ def backward(
     retain_graph: bool = False,
 ) -> list[Failure]:
     """`backward` of several roots at once, each with its seed."""
+    walk = Walk(roots)
+    reached, failures = _run(walk, roots, lambda v: v.is_leaf or v._retains_grad, rule, engine)
+    with _accumulating:
+        for variable, gradient in reached.items():
+            variable.grad = gradient if variable.grad is None else variable.grad + gradient
+    if not retain_graph:
+        _free(walk)
+    return failures
+
+
+def grad(
+    outputs: Variable | Sequence[Variable],
+    inputs: Variable | Sequence[Variable],
+    gradients: Any = None,
+    *,
+    rule: Any = None,
+    engine: Any = None,
+    retain_graph: bool = False,
+    allow_unused: bool = False,
+) -> tuple[Any, ...]:
+    """The gradients of outputs with respect to inputs, leaving every `.grad` alone
+    (`torch.autograd.grad`), for texts and for arrays.
+
+    Only the part of the graph between them is walked, and paid for: no rule is called for what lies
+    behind an input, or leads to none. An input may be a leaf or computed. Whatever else requires a
+    gradient counts as a constant, so a joint rule is not asked about it.
+
+    Args:
+        outputs: one variable or several.
+        inputs: one variable or several.
+        gradients: a seed for the output, or a list with one, or `None`, for each of the outputs; a
+            loss, or a single number, needs none.
+        rule, engine, retain_graph: as for `backward`. Hooks run as there, and the gradients
+            are what they returned.
+        allow_unused: an input that no output depends on gets `None`; without it, it is an error,
+            found before any rule is called.
+
+    Returns:
+        A tuple with one gradient for each input, also if there is but one. `None` where nothing
+        arrived: the loss was 0, or the rule said "no change". Failures are as in `backward`.
+
+    Raises:
+        GraphError: as `backward`, or an input is unused or does not require grad.
+    """
+    roots = _seeded(outputs, gradients)
+    wanted = _variables(inputs, "inputs")
+    for variable in wanted:
+        if not variable.requires_grad:
+            raise GraphError(f"{variable._title()}, an input of grad, does not require grad")
+    walk = Walk(roots, wanted)
+    for variable in wanted:
+        if variable not in walk and not allow_unused:
+            raise GraphError(
+                f"{variable._title()}, an input of grad, was not used for the outputs: "
+                "pass allow_unused=True to get None for it"
+            )
+    ends = set(wanted)
+    reached, failures = _run(walk, roots, lambda v: v in ends, rule, engine)
+    if not retain_graph:
+        _free(walk)
+    warn(failures)
+    return tuple(map(reached.get, wanted))
+
+
+def warn(failures: Sequence[Failure]) -> None:
+    """A `BackwardWarning`, at the line of the caller's caller, if there were failures."""
+    if failures:
+        warnings.warn(
+            f"nothing passed backward through {len(failures)} of the calls; the first:"
+            f" {failures[0]}",
+            BackwardWarning,
+            stacklevel=3,
+        )
+
+
+_accumulating = threading.Lock()
+
+
+def _run(
+    walk: Walk,
+    roots: Sequence[tuple[Variable, Gradient]],
+    is_wanted: Callable[[Any], bool],
+    rule: Any,
+    engine: Any,
+) -> tuple[dict[Any, Gradient], list[Failure]]:
+    """The gradients of the wanted variables, and the nodes whose rule failed."""
     for root, _ in roots:
         root.data  # noqa: B018  every value is there when rules run
-    walk = Walk(roots)
     for variable in walk:
-        _check_versions(variable)
-        if variable.grad_fn is not None:
-            _settle(variable.grad_fn)
-    reached: list[tuple[Variable, Gradient]] = []
+        node = walk.node(variable)
+        if node is not None:
+            _check_versions(node)
+            _settle(node)
+    reached: dict[Any, Gradient] = {}
     failures: dict[Node, Failure] = {}
     passed: set[Node] = set()
+    detects = is_anomaly_enabled()
 
     def arrive(variable: Any, gradient: Gradient) -> Gradient:
         for hook in list((variable._hooks or {}).values()):
             replaced = hook(gradient)
             if replaced is not None:
                 gradient = variable._as_gradient(replaced)
-        if variable.is_leaf or variable._retains_grad:
-            reached.append((variable, variable._as_gradient(gradient)))
+        if is_wanted(variable):
+            reached[variable] = variable._as_gradient(gradient)
         return gradient
 
-    async def ask(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
+    def explain(error: Exception, node: Node, gradient: Gradient, heard: Sequence[str]) -> None:
+        note = anomaly.story(node, gradient, heard) if detects else anomaly.line(node)
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+
+    async def ask(node: Node, gradient: Gradient, heard: list[str]) -> Sequence[Gradient | None]:
         try:
-            pulled = await node.operation.pull(node, gradient, rule, engine)
+            pulled = await node.operation.pull(_as_asked(node, walk), gradient, rule, engine)
+            if detects:
+                _refuse_flaws(node, gradient, pulled)
         except (EngineError, ReplyError) as error:
+            explain(error, node, gradient, heard)
             failures[node] = Failure(node.operation.name, node.site, error)
             return node.operation.without_rule(node, gradient)  # type: ignore[no-any-return]
+        except Exception as error:
+            explain(error, node, gradient, heard)
+            raise
         passed.add(node)
         return pulled  # type: ignore[no-any-return]
 
     def pull(node: Node, gradient: Gradient) -> Any:
+        heard: list[str] = []
         if node.operation.is_opaque:
-            return dispatch.start(ask(node, gradient))
-        return node.operation.backward(node, gradient)
+            if not detects:
+                return dispatch.start(ask(node, gradient, heard))
+            context = contextvars.copy_context()
+            context.run(listening.set, heard)
+            return context.run(dispatch.start, ask(node, gradient, heard))
+        try:
+            pulled = node.operation.backward(_as_asked(node, walk), gradient)
+            if detects:
+                _refuse_flaws(node, gradient, pulled)
+        except Exception as error:
+            explain(error, node, gradient, heard)
+            raise
+        return pulled
 
     dispatch.drive(walk, pull, arrive)
     ordered = [failures[v.grad_fn] for v in walk if v.grad_fn in failures]
-    if ordered and not passed:
-        first = ordered[0]
-        first.error.add_note(f"  in backward through {first.operation}, at {place(first.site)}")
-        raise first.error
-    with _accumulating:
-        for variable, gradient in reached:
-            variable.grad = gradient if variable.grad is None else variable.grad + gradient
-    if not retain_graph:
-        for variable in list(walk):
-            if variable.grad_fn is not None:
-                variable.grad_fn.free()
-                variable._hooks = None  # type: ignore[attr-defined]
-    return ordered
+    if ordered and (detects or not passed):
+        raise ordered[0].error
+    return reached, ordered
 
 
-_accumulating = threading.Lock()
+def _seeded(outputs: Any, gradients: Any) -> list[tuple[Variable, Gradient]]:
+    roots = _variables(outputs, "outputs")
+    if isinstance(outputs, Variable):
+        seeds = [gradients]
+    elif gradients is None:
+        seeds = [None] * len(roots)
+    elif isinstance(gradients, (list, tuple)) and len(gradients) == len(roots):
+        seeds = list(gradients)
+    else:
+        raise UsageError(f"gradients must be a list of {len(roots)} seeds, one for each output")
+    return [(root, root._seed(seed)) for root, seed in zip(roots, seeds, strict=True)]
 
 
-def place(site: Site | None) -> str:
-    """A line of user code, for errors."""
-    return f"{site[0]}:{site[1]}, in {site[2]}" if site else "an unknown place"
+def _variables(given: Any, what: str) -> list[Variable]:
+    variables = [given] if isinstance(given, Variable) else given
+    if not isinstance(variables, (list, tuple)):
+        try:
+            variables = list(variables)
+        except TypeError:
+            variables = [variables]
+    for variable in variables:
+        if not isinstance(variable, Variable):
+            raise UsageError(f"the {what} of grad are variables, not {type(variable).__name__}")
+    if not variables:
+        raise UsageError(f"grad needs {what}, and there are none")
+    return list(variables)
+
+
+def _free(walk: Walk) -> None:
+    for variable in list(walk):
+        node = walk.node(variable)
+        if node is not None:
+            node.free()
+            variable._hooks = None  # type: ignore[attr-defined]
+
+
+def _as_asked(node: Node, walk: Walk) -> Node:
+    """The node as its rule sees it: what this walk does not lead to is a constant."""
+    slots = node.predecessors
+    if all(p in walk or not p.requires_grad for p in slots):
+        return node
+    slots = tuple(p if p in walk else p.detach() for p in slots)  # type: ignore[attr-defined]
+    return Node(
+        node.operation,
+        slots,
+        inputs=node.inputs,
+        output=node.output,
+        versions=node.versions,
+        site=node.site,
+        within=node.within,
+    )
+
+
+def _refuse_flaws(node: Node, gradient: Gradient, pulled: Sequence[Gradient | None]) -> None:
+    """Raises where a sound gradient becomes an unsound one."""
+    for slot, (predecessor, passed_on) in enumerate(zip(node.predecessors, pulled, strict=False)):
+        kind: Any = predecessor
+        if passed_on is None or kind._flaw(gradient) or not (flaw := kind._flaw(passed_on)):
+            continue
+        names = getattr(node.operation, "names", None)
+        which = repr(names[slot]) if names else f"predecessor {slot}"
+        raise GraphError(f"the rule for {node} returned a gradient for {which} that {flaw}")
 
 
 def _settle(node: Node) -> None:
@@ -101,9 +261,9 @@ def _settle(node: Node) -> None:
     node.output = dispatch.wait(node.output)
 
 
-def _check_versions(variable: Any) -> None:
-    node = variable.grad_fn
-    for used, version in zip(node.predecessors, node.versions, strict=True) if node else ():
+def _check_versions(node: Node) -> None:
+    used: Any
+    for used, version in zip(node.predecessors, node.versions, strict=True):
         if used._version != version:
             _raise_modified(used, node)
 

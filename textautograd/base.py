@@ -98,6 +98,10 @@ class Variable:
     def _first_gradient(self) -> Gradient:
         raise NotImplementedError
 
+    def _flaw(self, gradient: Gradient) -> str:
+        """What is wrong with a gradient though it is one; `detect_anomaly` raises it."""
+        return ""
+
     def __reduce__(self) -> tuple[Any, ...]:
         if not self.is_leaf:
             raise UsageError(f"{self._title()} was computed: only leaves can be copied or pickled")

@@ -231,7 +231,7 @@ def drive(
         while walk.is_active():
             for variable, gradient in walk.ready():
                 gradient = arrive(variable, gradient)
-                node = variable.grad_fn
+                node = walk.node(variable)
                 pulled = pull(node, gradient) if node else ()
                 if isinstance(pulled, Pending) and not pulled.done():
                     flying.add(pulled)

@@ -1,13 +1,14 @@
-"""`no_grad`: calls made inside record nothing."""
+"""What holds in a context: `no_grad` records nothing, `detect_anomaly` explains failures."""
 
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from functools import wraps
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 _enabled: ContextVar[bool] = ContextVar("textautograd_grad_enabled", default=True)
+_anomalies: ContextVar[bool] = ContextVar("textautograd_anomalies", default=False)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -16,14 +17,21 @@ def is_grad_enabled() -> bool:
     return _enabled.get()
 
 
-class no_grad:
-    """Context manager and decorator: nothing is recorded, as with `torch.no_grad`.
+def is_anomaly_enabled() -> bool:
+    """Whether backward explains its failures in this context (`torch.is_anomaly_enabled`)."""
+    return _anomalies.get()
+
+
+class _Mode:
+    """Context manager and decorator that sets a variable of the context.
 
     Local to the context, so other threads and tasks are not affected. Decorates functions,
-    generators (recording is off while the generator runs, not while it is suspended), coroutine
-    functions and asynchronous generators, with or without parentheses.
+    generators (it holds while the generator runs, not while it is suspended), coroutine functions
+    and asynchronous generators, with or without parentheses.
     """
 
+    _variable: ClassVar[ContextVar[bool]]
+    _value: ClassVar[bool]
     _tokens: list[Token[bool]]
 
     def __new__(cls, function: Callable[..., Any] | None = None) -> Any:
@@ -32,7 +40,7 @@ class no_grad:
         return self if function is None else self(function)
 
     def __enter__(self) -> None:
-        self._tokens.append(_enabled.set(False))
+        self._tokens.append(self._variable.set(self._value))
 
     def __exit__(
         self,
@@ -40,7 +48,7 @@ class no_grad:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _enabled.reset(self._tokens.pop())
+        self._variable.reset(self._tokens.pop())
 
     def __call__(self, function: F) -> F:
         if inspect.isasyncgenfunction(function):
@@ -50,7 +58,7 @@ class no_grad:
                 generator = function(*args, **kwargs)
                 step, value = generator.asend, None
                 while True:
-                    with no_grad():
+                    with type(self)():
                         try:
                             item = await step(value)
                         except StopAsyncIteration:
@@ -59,7 +67,7 @@ class no_grad:
                     try:
                         value = yield item
                     except GeneratorExit:
-                        with no_grad():
+                        with type(self)():
                             await generator.aclose()
                         raise
                     except BaseException as error:
@@ -69,7 +77,7 @@ class no_grad:
 
             @wraps(function)
             async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with no_grad():
+                with type(self)():
                     return await function(*args, **kwargs)
 
         elif inspect.isgeneratorfunction(function):
@@ -78,7 +86,7 @@ class no_grad:
             def wrapper(*args: Any, **kwargs: Any) -> Any:
                 generator, step, value = function(*args, **kwargs), "send", None
                 while True:
-                    with no_grad():
+                    with type(self)():
                         try:
                             item = getattr(generator, step)(value)
                         except StopIteration as stop:
@@ -87,7 +95,7 @@ class no_grad:
                     try:
                         value = yield item
                     except GeneratorExit:
-                        with no_grad():
+                        with type(self)():
                             generator.close()
                         raise
                     except BaseException as error:
@@ -97,7 +105,36 @@ class no_grad:
 
             @wraps(function)
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with no_grad():
+                with type(self)():
                     return function(*args, **kwargs)
 
         return wrapper  # type: ignore[return-value]
+
+
+class no_grad(_Mode):
+    """Nothing is recorded: `with ta.no_grad():` or `@ta.no_grad` (`torch.no_grad`).
+
+    Local to the context, so other threads and tasks are not affected. Decorates functions,
+    generators (recording is off while the generator runs, not while it is suspended), coroutine
+    functions and asynchronous generators, with or without parentheses.
+    """
+
+    _variable = _enabled
+    _value = False
+
+
+class detect_anomaly(_Mode):
+    """Backward explains what goes wrong in it: `with ta.detect_anomaly():` (`torch.autograd`).
+
+    A rule that fails, for one sample of many as well, or that returns an empty gradient raises, and
+    no `.grad` changes. The error's notes show the line of your code that made the call, the
+    module's dotted name, the call's inputs and output, shortened, the feedback on it, and what the
+    model replied to the rule. Put the forward pass inside, too: only then is the module known for
+    certain. Nothing is looked for outside, and nothing is paid for it. As local, and as good a
+    decorator, as `no_grad`.
+
+    "No change" (`None`) is no anomaly: it is what a right input gets.
+    """
+
+    _variable = _anomalies
+    _value = True

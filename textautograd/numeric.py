@@ -276,6 +276,9 @@ class Array(Variable):
             raise GraphError(f"an array of shape {self.shape} needs a seed: backward(gradient)")
         return np.ones(self.shape)
 
+    def _flaw(self, gradient: Value) -> str:
+        return "holds NaN" if np.isnan(gradient).any() else ""
+
     __add__ = __radd__ = add
     __sub__, __rsub__ = subtract, _swapped(subtract)
     __mul__ = __rmul__ = multiply

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from textautograd import dispatch
@@ -105,6 +106,44 @@ async def textgrad(node: Node, gradient: Gradient, engine: Engine | None) -> Pul
     return pulled
 
 
+class blind:
+    """Makes of a joint rule one that sees one predecessor at a time: `backward(rule=blind(rule))`.
+
+    The rule is called once for each edge instead of once for each node. It gets a node with that
+    one predecessor, its value, the output and the gradient; the others, the instruction among them,
+    are not there. So reverse mode without neighbours, TextGrad's equation, is an instance of the
+    joint one: `blind(rule)` equals a joint rule that ignores neighbours.
+
+    It cannot do what a joint rule can. For z = x * y at x = 0 it sees x = 0, z = 0 and the gradient
+    of z, the same for every y; and yet dz/dx = y. No function of what it sees is right for both
+    y = 1 and y = 2. That is about strict blindness: TextGrad's own prompts show the whole
+    conversation, siblings' texts with it, and lack joint attribution only; for comparisons with it
+    take `rules.textgrad`.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = _check_rule(rule)
+
+    async def __call__(self, node: Node, gradient: Gradient, engine: Engine | None) -> Pulled:
+        slots = [slot for slot, p in enumerate(node.predecessors) if p.requires_grad]
+        calls = [
+            dispatch.start(follow(self.rule, _alone(node, slot), gradient, engine))
+            for slot in slots
+        ]
+        pulled: Pulled = [None] * len(node.predecessors)
+        for slot, found in zip(slots, await dispatch.arrived(calls), strict=True):
+            if len(found) != 1:
+                raise GraphError(
+                    f"{self.rule!r}, made blind, returned {len(found)} gradients for the one "
+                    f"predecessor {node.operation.names[slot]!r} that it was shown"
+                )
+            (pulled[slot],) = found
+        return pulled
+
+    def __repr__(self) -> str:
+        return f"blind({getattr(self.rule, '__name__', self.rule)})"
+
+
 async def follow(rule: Rule, node: Node, gradient: Gradient, engine: Engine | None) -> Pulled:
     """What a rule returns, checked. Users' plain functions never run on the loop.
 
@@ -112,11 +151,10 @@ async def follow(rule: Rule, node: Node, gradient: Gradient, engine: Engine | No
         GraphError: if it is not one gradient, str or `None` per predecessor.
         UsageError: if the rule is no function, or the engine none.
     """
-    if not callable(rule) or isinstance(rule, type):
-        raise UsageError(f"a rule is a function of (node, gradient, engine), not {rule!r}")
+    _check_rule(rule)
     if engine is not None:
         engine = as_engine(engine)
-    if rule in (semantic, textgrad):
+    if rule in (semantic, textgrad) or isinstance(rule, blind):
         pulled = await rule(node, gradient, engine)
     else:
         pulled = await dispatch.in_thread(rule, node, gradient, engine)
@@ -141,6 +179,27 @@ def checked(pulled: Any, node: Node) -> Pulled:
                 "Gradient or None"
             )
     return [None if item is None else as_gradient(item) for item in pulled]
+
+
+def _check_rule(rule: Rule) -> Rule:
+    if not callable(rule) or isinstance(rule, type):
+        raise UsageError(f"a rule is a function of (node, gradient, engine), not {rule!r}")
+    return rule
+
+
+def _alone(node: Node, slot: int) -> Node:
+    """What is left of a node if it has but one predecessor."""
+    operation = copy(node.operation)
+    operation.names = (node.operation.names[slot],)
+    one = slice(slot, slot + 1)
+    return Node(
+        operation,
+        node.predecessors[one],
+        inputs=node.inputs[one],
+        output=node.output,
+        versions=node.versions[one],
+        site=node.site,
+    )
 
 
 def said(gradient: Gradient) -> str:

@@ -8,7 +8,7 @@ construction, and what several successors send is added up once, in a fixed orde
 is pulled: for text a rule is not linear, so *combine first, pull once* is part of the meaning.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from operator import add
 from typing import Any, Protocol
@@ -20,11 +20,17 @@ Site = tuple[str, int, str]
 """Where in user code an operation was written: file, line, function."""
 
 
+def place(site: Site | None) -> str:
+    """A line of user code, for errors."""
+    return f"{site[0]}:{site[1]}, in {site[2]}" if site else "an unknown place"
+
+
 class Node:
     """One recorded operation: what it was, what it used (a slot per use) and what came out.
 
     `versions` holds the predecessors' versions at the time of use; `freed` says that a backward
-    pass without `retain_graph` has dropped what was saved here.
+    pass without `retain_graph` has dropped what was saved here. `within` are the modules whose
+    calls it was made in, outermost first, where anomalies are looked for.
     """
 
     __slots__ = (
@@ -36,6 +42,7 @@ class Node:
         "predecessors",
         "site",
         "versions",
+        "within",
     )
 
     def __init__(
@@ -47,6 +54,7 @@ class Node:
         output: Any = None,
         versions: tuple[int, ...] = (),
         site: Site | None = None,
+        within: tuple[Any, ...] = (),
     ) -> None:
         self.operation = operation
         self.predecessors = predecessors
@@ -54,13 +62,14 @@ class Node:
         self.output = output
         self.versions = versions
         self.site = site
+        self.within = within
         self.freed = False
 
     def free(self) -> None:
         """Drops the predecessors and all that was saved, so that the tape behind can go; of the
         operation, which may have saved values too, its name is left."""
         self.operation = getattr(self.operation, "name", self.operation)
-        self.predecessors = self.inputs = self.versions = ()
+        self.predecessors = self.inputs = self.versions = self.within = ()
         self.output = None
         self.freed = True
 
@@ -83,25 +92,36 @@ class Walk:
 
     `ready()` hands out the variables whose gradient is complete, each with that gradient, in an
     order that depends on the graph alone; `done(variable, pulled)` takes what its rule returned.
-    What no gradient reaches is skipped, and what does not require one is never visited.
+    What no gradient reaches is skipped, and what does not require one is never visited; with
+    `towards`, neither is what leads to none of these variables.
 
     Raises:
         GraphError: if a part of the graph was freed by an earlier backward pass.
     """
 
-    def __init__(self, seeds: Sequence[tuple[Vertex, Gradient]]) -> None:
-        order = _successors_first([variable for variable, _ in seeds])
+    def __init__(
+        self,
+        seeds: Sequence[tuple[Vertex, Gradient]],
+        towards: Iterable[Vertex] | None = None,
+    ) -> None:
+        ends = None if towards is None else frozenset(towards)
+        order = _successors_first([variable for variable, _ in seeds], ends)
         self._index = {variable: i for i, variable in enumerate(order)}
         self._waiting = dict.fromkeys(order, 0)
         for variable in order:
-            for predecessor in _live(variable):
+            for predecessor in self._visited(variable):
                 self._waiting[predecessor] += 1
+        self._ends = {v for v in ends or () if v in self and not [*self._visited(v)]}
         self._contributions: dict[Vertex, list[tuple[int, int, Gradient]]] = {}
         for slot, (variable, gradient) in enumerate(seeds):
-            if variable.requires_grad:
+            if variable in self:
                 self._contributions.setdefault(variable, []).append((-1, slot, gradient))
         self._complete = [variable for variable in order if not self._waiting[variable]]
         self._handed_out: set[Vertex] = set()
+
+    def node(self, variable: Vertex) -> Node | None:
+        """What is to be pulled for a variable: nothing for a leaf, nor where the walk ends."""
+        return None if variable in self._ends else variable.grad_fn
 
     def is_active(self) -> bool:
         """Whether there is anything left to hand out or to be done."""
@@ -134,25 +154,33 @@ class Walk:
         """
         if variable not in self._handed_out:
             raise GraphError(f"{variable!r} was not handed out, or is done already")
-        node = variable.grad_fn
+        node = self.node(variable)
         predecessors = node.predecessors if node else ()
         if len(pulled) != len(predecessors):
             raise GraphError(
                 f"the rule for {node} returned {len(pulled)} gradients for its "
-                f"{len(predecessors)} predecessors: return one, or None, for each"
+                f"{len(predecessors)} predecessors: return one, or None, for each (the call at "
+                f"{place(node.site if node else None)})"
             )
         self._handed_out.remove(variable)
         index = self._index[variable]
         for slot, (predecessor, gradient) in enumerate(zip(predecessors, pulled, strict=True)):
-            if gradient is not None and predecessor.requires_grad:
+            if gradient is not None and predecessor in self:
                 self._contributions.setdefault(predecessor, []).append((index, slot, gradient))
         self._release(variable)
 
     def _release(self, variable: Vertex) -> None:
-        for predecessor in _live(variable):
+        for predecessor in self._visited(variable):
             self._waiting[predecessor] -= 1
             if not self._waiting[predecessor]:
                 self._complete.append(predecessor)
+
+    def _visited(self, variable: Vertex) -> Iterator[Vertex]:
+        """The slots of a variable that this walk passes on to."""
+        return (predecessor for predecessor in _live(variable) if predecessor in self)
+
+    def __contains__(self, variable: Vertex) -> bool:
+        return variable in self._index
 
     def __iter__(self) -> Iterator[Vertex]:
         """Every variable that the walk visits, successors first."""
@@ -172,7 +200,7 @@ def drive(
     while walk.is_active():
         for variable, gradient in walk.ready():
             gradient = arrive(variable, gradient)
-            node = variable.grad_fn
+            node = walk.node(variable)
             walk.done(variable, pull(node, gradient) if node else ())
 
 
@@ -182,11 +210,12 @@ def _live(variable: Vertex) -> Iterator[Vertex]:
     return (p for p in node.predecessors if p.requires_grad) if node else iter(())
 
 
-def _successors_first(roots: Sequence[Vertex]) -> list[Vertex]:
+def _successors_first(roots: Sequence[Vertex], ends: frozenset[Vertex] | None) -> list[Vertex]:
     """Reverse post-order from the roots, without recursion. Last slots go first, so that in the
-    reverse what comes first in the program comes first."""
+    reverse what comes first in the program comes first. With `ends`, only what leads to one."""
+    last = next(iter(ends)) if ends and len(ends) == 1 else None  # nothing is wanted behind it
     seen: set[Vertex] = set()
-    post_order: list[Vertex] = []
+    found: dict[Vertex, None] = {}
     stack: list[tuple[Vertex, Iterator[Vertex] | None]]
     stack = [(root, None) for root in dict.fromkeys(roots) if root.requires_grad]
     while stack:
@@ -195,16 +224,17 @@ def _successors_first(roots: Sequence[Vertex]) -> list[Vertex]:
             if variable in seen:
                 continue
             seen.add(variable)
-            if variable.grad_fn is not None and variable.grad_fn.freed:
+            if variable.grad_fn is not None and variable.grad_fn.freed and variable is not last:
                 raise GraphError(
                     f"backward a second time through {variable.grad_fn}, whose saved values were "
                     "freed by the first: pass retain_graph=True to the first backward()"
                 )
-            rest = reversed([*_live(variable)])
+            rest = iter(()) if variable is last else reversed([*_live(variable)])
         for predecessor in rest:
             if predecessor not in seen:
                 stack += [(variable, rest), (predecessor, None)]
                 break
         else:
-            post_order.append(variable)
-    return post_order[::-1]
+            if ends is None or variable in ends or any(p in found for p in _live(variable)):
+                found[variable] = None
+    return [*reversed(found)]

@@ -8,13 +8,14 @@ from contextvars import ContextVar
 from typing import Any
 
 from textautograd import dispatch
-from textautograd.backward import BackwardWarning, Failure, backward, place
+from textautograd.anomaly import within
+from textautograd.backward import Failure, backward, warn
 from textautograd.base import Variable
 from textautograd.errors import GraphError, UsageError
 from textautograd.grad_mode import is_grad_enabled
 from textautograd.gradient import Gradient, as_gradient
 from textautograd.operation import Join, Operation
-from textautograd.tape import Node, Site
+from textautograd.tape import Node, Site, place
 
 
 class Scored(str):
@@ -122,15 +123,7 @@ class TextVariable(Variable):
         failures = backward(
             [(self, self._seed(gradient))], rule=rule, engine=engine, retain_graph=retain_graph
         )
-        if failures:
-            import warnings
-
-            warnings.warn(
-                f"nothing passed backward through {len(failures)} of the calls; the first:"
-                f" {failures[0]}",
-                BackwardWarning,
-                stacklevel=2,
-            )
+        warn(failures)
         return failures
 
     def __add__(self, other: TextVariable | str) -> TextVariable:
@@ -192,6 +185,9 @@ class TextVariable(Variable):
             )
         return Gradient()
 
+    def _flaw(self, gradient: Gradient) -> str:
+        return "" if any(feedback.text.strip() for feedback in gradient.distinct()) else "is empty"
+
 
 def apply(operation: Operation, *inputs: TextVariable) -> TextVariable:
     """Runs an operation on variables and records it if anything behind them requires grad.
@@ -209,7 +205,15 @@ def apply(operation: Operation, *inputs: TextVariable) -> TextVariable:
     node = None
     if requires_grad:
         versions = tuple(x._version for x in inputs)
-        node = Node(operation, inputs, inputs=values, output=value, versions=versions, site=site)
+        node = Node(
+            operation,
+            inputs,
+            inputs=values,
+            output=value,
+            versions=versions,
+            site=site,
+            within=within(),
+        )
     return _made(value, node, requires_grad, None)
 
 

@@ -1,8 +1,13 @@
 """`ask`: the one place where a coroutine of the framework sends a request to an engine."""
 
+from contextvars import ContextVar
+
 from textautograd.dispatch import on_loop, on_the_loop
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.engines.call import call, call_now
+
+listening: ContextVar[list[str] | None] = ContextVar("textautograd_listening", default=None)
+"""Where a context keeps the text of every reply that it gets."""
 
 
 async def ask(engine: Engine, request: Request) -> Reply:
@@ -15,6 +20,13 @@ async def ask(engine: Engine, request: Request) -> Reply:
     if not on_the_loop():
         reply = call_now(engine, request)
         if reply is not None:
-            return reply
+            return _heard(reply)
         await on_loop()
-    return await call(engine, request)
+    return _heard(await call(engine, request))
+
+
+def _heard(reply: Reply) -> Reply:
+    heard = listening.get()
+    if heard is not None:
+        heard.append(reply.text)
+    return reply

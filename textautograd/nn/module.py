@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from reprlib import recursive_repr
 from typing import Any, TypeVar
 
+from textautograd.anomaly import calling, within
 from textautograd.base import RemovableHandle
 from textautograd.engines import as_engine
 from textautograd.engines.base import Engine
 from textautograd.errors import StateError, UsageError
+from textautograd.grad_mode import is_anomaly_enabled
 from textautograd.variable import TextVariable, overridden
 
 M = TypeVar("M", bound="Module")
@@ -43,6 +45,9 @@ class Module:
         raise UsageError(f"{type(self).__name__} has no forward: define one")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if is_anomaly_enabled() and within()[-1:] != (self,):
+            with calling(self):
+                return self(*args, **kwargs)
         hooks = self.__dict__.get("_forward_hooks") or {}
         before = self.__dict__.get("_forward_pre_hooks") or {}
         for hook in list(before.values()):
