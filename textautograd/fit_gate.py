@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,11 +74,20 @@ class FitGate:
         return self._old
 
     def _race(self, state: State, old: Sequence[Row]) -> list[Row | None]:
+        """A sample is left out if the candidate has lost by those that are `workers` places and
+        more ahead of it. They have ended by then, so what is evaluated depends on no timing."""
         rows: list[Row | None] = [None] * len(old)
+        ended = [threading.Event() for _ in old]
 
         def one(index: int) -> None:
-            if not has_lost(old, rows):
-                rows[index] = self._outcome(self.examples[index])
+            known = max(index - self.workers + 1, 0)
+            try:
+                for sample in ended[:known]:
+                    sample.wait()
+                if not has_lost(old, [*rows[:known], *[None] * (len(old) - known)]):
+                    rows[index] = self._outcome(self.examples[index])
+            finally:
+                ended[index].set()
 
         with no_grad(), overridden(state):
             map_(one, range(len(old)), max_workers=self.workers)
