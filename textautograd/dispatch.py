@@ -13,7 +13,7 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
@@ -30,21 +30,86 @@ _working_for = contextvars.ContextVar("textautograd_working_for", default=None)
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
-class Pending(Future[Any]):
+class Pending:
     """A value that is still being computed, or that failed to be.
 
-    A failure that nobody reads, here or in a value computed from this one, is one warning when the
-    value is dropped.
+    What a `concurrent.futures.Future` is, without the dozen objects that make up its lock: a graph
+    holds many. Who waits may be cancelled, the call is not. A failure that nobody reads, here or in
+    a value computed from this one, is one warning when the value is dropped.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_callbacks",
+        "_error",
+        "_is_done",
+        "_value",
+        "has_reader",
+        "process",
+    )
+
     def __init__(self) -> None:
-        super().__init__()
-        self.set_running_or_notify_cancel()  # who waits may be cancelled, the call is not
         self.process = os.getpid()
         self.has_reader = False
+        self._is_done = False
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._callbacks: list[Callable[[Pending], object]] = []
+
+    def done(self) -> bool:
+        """Whether it is there, or has failed."""
+        return self._is_done
+
+    def is_coming(self) -> bool:
+        """Whether it is not there yet and will be, in this process."""
+        return not self._is_done and self.process == os.getpid()
+
+    def result(self) -> Any:
+        """The value, or the failure raised; blocks until one of them is there."""
+        if not self._is_done:
+            lock = threading.Lock()
+            lock.acquire()
+            self.add_done_callback(lambda _: lock.release())
+            lock.acquire()
+        if self._error is None:
+            return self._value
+        try:
+            raise self._error
+        finally:
+            del self  # the error's traceback holds this frame
+
+    def exception(self) -> BaseException | None:
+        """The failure of a value that is done."""
+        return self._error
+
+    def set_result(self, value: Any) -> None:
+        """Ends the waiting."""
+        self._value = value
+        self._is_done = True
+        self._call_back()
+
+    def set_exception(self, error: BaseException) -> None:
+        """Ends the waiting with a failure."""
+        self._error = error
+        self._is_done = True
+        self._call_back()
+
+    def add_done_callback(self, callback: Callable[[Pending], object]) -> None:
+        """Calls `callback(self)` when it is done, in the thread that makes it so; now if it is."""
+        self._callbacks.append(callback)
+        if self._is_done:
+            self._call_back()
+
+    def _call_back(self) -> None:
+        while self._callbacks:
+            try:
+                callback = self._callbacks.pop(0)
+            except IndexError:  # another thread has taken it
+                return
+            callback(self)
 
     def __del__(self) -> None:
-        if self.has_reader or not self.done() or (error := self.exception()) is None:
+        if self.has_reader or (error := self._error) is None:
             return
         if not getattr(error, "was_read", False):
             error.was_read = True  # type: ignore[attr-defined]
@@ -93,12 +158,12 @@ def is_ready(value: Any) -> bool:
 
 async def arrived(values: Sequence[Any]) -> list[Any]:
     """Every value, waited for on the loop; raises the first failure, in slot order."""
-    for value in values:
-        if isinstance(value, Pending):
-            value.has_reader = True
-    if not all(map(is_ready, values)):
-        await on_loop()
-    return [await _settled(value) for value in values]
+    pending = [value for value in values if isinstance(value, Pending)]
+    for value in pending:
+        value.has_reader = True
+    if not all([value.done() for value in pending]):
+        await on_loop(pending)
+    return [await _settled(value) for value in values] if pending else list(values)
 
 
 async def awaited(value: Any) -> Any:
@@ -117,11 +182,21 @@ async def _settled(value: Any) -> Any:
     value.has_reader = True
     if value.done():
         return value.result()
-    if value.process != os.getpid():
+    if not value.is_coming():
         return wait(value)
     import asyncio
 
-    return await asyncio.wrap_future(value)
+    is_set: Any
+    if on_the_loop():  # where it will be set, too
+        is_set = asyncio.get_running_loop().create_future()
+        value.add_done_callback(lambda _: is_set.done() or is_set.set_result(None))
+        await is_set
+    else:
+        is_set = Future()
+        is_set.set_running_or_notify_cancel()
+        value.add_done_callback(lambda _: is_set.set_result(None))
+        await asyncio.wrap_future(is_set)
+    return value.result()
 
 
 def start(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -129,17 +204,28 @@ def start(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
     A failure does not surface here but where the value is read.
     """
+    awaits: Iterable[Pending] = ()
     if not on_the_loop():
         try:
-            coroutine.send(None)
+            awaits = coroutine.send(None)
         except StopIteration as stop:
             return stop.value
         except Exception as error:
             # without this frame, whose callers hold the value: it would be in a cycle
             return failed(error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
     pending = Pending()
-    _loop().submit(coroutine, contextvars.copy_context(), pending)
+    submit = partial(_loop().submit, coroutine, contextvars.copy_context(), pending)
+    _once_there(iter(awaits), submit)
     return pending
+
+
+def _once_there(values: Iterator[Pending], go_on: Callable[[], None]) -> None:
+    """Goes on when all the values are done: no task waits for them in the meantime."""
+    for value in values:
+        if value.is_coming():
+            value.add_done_callback(lambda _: _once_there(values, go_on))
+            return
+    go_on()
 
 
 def failed(error: BaseException) -> Pending:
@@ -150,11 +236,17 @@ def failed(error: BaseException) -> Pending:
 
 
 class on_loop:
-    """`await on_loop()`: from here on the coroutine runs on an event loop."""
+    """`await on_loop()`: from here on the coroutine runs on an event loop.
 
-    def __await__(self) -> Generator[None, None, None]:
+    Where it has to move there, it goes on when `awaits` are done.
+    """
+
+    def __init__(self, awaits: Sequence[Pending] = ()) -> None:
+        self.awaits = awaits
+
+    def __await__(self) -> Generator[Sequence[Pending], None, None]:
         if not on_the_loop():
-            yield
+            yield self.awaits
 
 
 def on_the_loop() -> bool:
@@ -267,6 +359,9 @@ class _Loop:
     def submit(
         self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context, pending: Pending
     ) -> None:
+        if on_the_loop():
+            self._begin(coroutine, context, pending)
+            return
         self.inbox.append((coroutine, context, pending))
         if not self.is_awake:
             self.is_awake = True
@@ -275,10 +370,14 @@ class _Loop:
     def _drain(self) -> None:
         self.is_awake = False  # before the queue is read: what is put in later wakes us again
         while self.inbox:
-            coroutine, context, pending = self.inbox.popleft()
-            task = self.loop.create_task(coroutine, context=context)
-            self.running.add(task)
-            task.add_done_callback(partial(self._finish, pending))
+            self._begin(*self.inbox.popleft())
+
+    def _begin(
+        self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context, pending: Pending
+    ) -> None:
+        task = self.loop.create_task(coroutine, context=context)
+        self.running.add(task)
+        task.add_done_callback(partial(self._finish, pending))
 
     def _finish(self, pending: Pending, task: asyncio.Task[Any]) -> None:
         self.running.discard(task)

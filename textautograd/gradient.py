@@ -40,7 +40,7 @@ class Gradient(Sequence[Feedback]):
             feedbacks = [feedbacks]
         if not isinstance(feedbacks, Iterable):
             raise UsageError(f"a Gradient is made of feedbacks, not {type(feedbacks).__name__}")
-        parts = tuple(Feedback(f) if isinstance(f, str) else f for f in feedbacks)
+        parts = tuple([Feedback(f) if isinstance(f, str) else f for f in feedbacks])
         for part in parts:
             if not isinstance(part, Feedback):
                 raise UsageError(f"a Gradient holds Feedback, not {type(part).__name__}")
@@ -52,7 +52,7 @@ class Gradient(Sequence[Feedback]):
             return NotImplemented
         if not self._length or not other._length:
             return self if self._length else other
-        both = Gradient()
+        both = Gradient.__new__(Gradient)
         both._parts, both._length = (self, other), self._length + other._length
         return both
 
@@ -90,6 +90,9 @@ class Gradient(Sequence[Feedback]):
     def distinct(self) -> Iterator[Feedback]:
         """Each feedback once, where it comes first. Takes no longer than the sums that made this
         gradient, however often they share a part."""
+        if self._length == 1:
+            yield self[0]
+            return
         stack: list[Feedback | Gradient] = [self]
         seen: set[Feedback | int] = set()
         while stack:
@@ -126,8 +129,7 @@ class Gradient(Sequence[Feedback]):
         return hash(tuple(self))
 
     def __str__(self) -> str:
-        texts = [f.text for f in self]
-        return texts[0] if len(texts) == 1 else "\n".join(f"- {text}" for text in texts)
+        return listed([f.text for f in self])
 
     def __repr__(self) -> str:
         shown = ", ".join(repr(f.text) for f in islice(self, 3))
@@ -135,6 +137,11 @@ class Gradient(Sequence[Feedback]):
 
     def __reduce__(self) -> tuple[type["Gradient"], tuple[tuple[Feedback, ...]]]:
         return Gradient, (tuple(self),)  # a rope may be too deep for pickle
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Texts as one: a list, unless there is but one."""
+    return texts[0] if len(texts) == 1 else "\n".join(f"- {text}" for text in texts)
 
 
 def as_gradient(value: "Gradient | str") -> Gradient:

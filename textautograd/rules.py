@@ -17,7 +17,7 @@ from textautograd import dispatch
 from textautograd.engines import as_engine, default_engine
 from textautograd.engines.base import Engine, Message, Request
 from textautograd.errors import GraphError, UsageError
-from textautograd.gradient import Feedback, Gradient, as_gradient
+from textautograd.gradient import Feedback, Gradient, as_gradient, listed
 from textautograd.prompts.form import Form, fill_in
 from textautograd.prompts.semantic import semantic as semantic_prompt
 from textautograd.prompts.summarise import fitted
@@ -155,12 +155,11 @@ async def follow(rule: Rule, node: Node, gradient: Gradient, engine: Engine | No
     if engine is not None:
         engine = as_engine(engine)
     if rule in (semantic, textgrad) or isinstance(rule, blind):
-        pulled = await rule(node, gradient, engine)
-    else:
-        pulled = await dispatch.in_thread(rule, node, gradient, engine)
-        if inspect.isawaitable(pulled):
-            await dispatch.on_loop()
-            pulled = await pulled
+        return await rule(node, gradient, engine)
+    pulled = await dispatch.in_thread(rule, node, gradient, engine)
+    if inspect.isawaitable(pulled):
+        await dispatch.on_loop()
+        pulled = await pulled
     return checked(pulled, node)
 
 
@@ -204,7 +203,7 @@ def _alone(node: Node, slot: int) -> Node:
 
 def said(gradient: Gradient) -> str:
     """A gradient's texts, each once."""
-    return str(Gradient(dict.fromkeys(f.text for f in gradient.distinct())))
+    return listed(list(dict.fromkeys([f.text for f in gradient.distinct()])))
 
 
 _BACKWARD = Request((), purpose="backward", temperature=0.0)

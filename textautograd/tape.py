@@ -10,7 +10,7 @@ is pulled: for text a rule is not linear, so *combine first, pull once* is part 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
-from operator import add
+from operator import add, itemgetter
 from typing import Any, Protocol
 
 from textautograd.errors import GraphError
@@ -140,8 +140,8 @@ class Walk:
             if contributions is None:
                 self._release(variable)
             else:
-                contributions.sort(key=lambda c: c[:2])
-                found.append((variable, reduce(add, (c[2] for c in contributions))))
+                contributions.sort(key=_in_program_order)
+                found.append((variable, reduce(add, [c[2] for c in contributions])))
                 self._handed_out.add(variable)
         found.sort(key=lambda pair: self._index[pair[0]])
         return found
@@ -204,10 +204,13 @@ def drive(
             walk.done(variable, pull(node, gradient) if node else ())
 
 
-def _live(variable: Vertex) -> Iterator[Vertex]:
+_in_program_order = itemgetter(0, 1)
+
+
+def _live(variable: Vertex) -> Sequence[Vertex]:
     """The slots of a variable that want a gradient; a predecessor used twice comes twice."""
     node = variable.grad_fn
-    return (p for p in node.predecessors if p.requires_grad) if node else iter(())
+    return [p for p in node.predecessors if p.requires_grad] if node else ()
 
 
 def _successors_first(roots: Sequence[Vertex], ends: frozenset[Vertex] | None) -> list[Vertex]:
@@ -229,7 +232,7 @@ def _successors_first(roots: Sequence[Vertex], ends: frozenset[Vertex] | None) -
                     f"backward a second time through {variable.grad_fn}, whose saved values were "
                     "freed by the first: pass retain_graph=True to the first backward()"
                 )
-            rest = iter(()) if variable is last else reversed([*_live(variable)])
+            rest = iter(()) if variable is last else reversed(_live(variable))
         for predecessor in rest:
             if predecessor not in seen:
                 stack += [(variable, rest), (predecessor, None)]

@@ -154,8 +154,7 @@ class TextVariable(Variable):
             )
         return self is other
 
-    def __hash__(self) -> int:
-        return id(self) >> 4
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         value = overriding(self)._value
@@ -195,16 +194,17 @@ def apply(operation: Operation, *inputs: TextVariable) -> TextVariable:
     Texts, versions, grad mode, overrides and engines are read now, in the caller's context; a value
     that has to wait for a model is computed on the background loop.
     """
-    inputs = tuple(map(overriding, inputs))
-    values = tuple(x._value for x in inputs)
+    if replacements := _overrides.get(_NO_OVERRIDES):
+        inputs = tuple([replacements.get(x, x) for x in inputs])
+    values = tuple([x._value for x in inputs])
     site = dispatch.call_site()
     value = dispatch.start(_compute(operation, values, site))
-    if dispatch.is_blocking():
+    if isinstance(value, dispatch.Pending) and dispatch.is_blocking():
         value = dispatch.wait(value)
-    requires_grad = is_grad_enabled() and any(x._requires_grad for x in inputs)
+    requires_grad = is_grad_enabled() and any([x._requires_grad for x in inputs])
     node = None
     if requires_grad:
-        versions = tuple(x._version for x in inputs)
+        versions = tuple([x._version for x in inputs])
         node = Node(
             operation,
             inputs,

@@ -44,8 +44,10 @@ class Form:
     def how(self, structured: str) -> str:
         """The sentence that asks for this form."""
         if structured == "schema":
-            keys = ", ".join(json.dumps(name, ensure_ascii=False) for name in self.names)
-            number = f" ({json.dumps(self.number)} is a number from 0 to 1)" if self.number else ""
+            keys = ", ".join([_QUOTED.encode(name) for name in self.names])
+            number = (
+                f" ({_QUOTED.encode(self.number)} is a number from 0 to 1)" if self.number else ""
+            )
             return f"Reply with one JSON object. Its keys: {keys}. Each value is text{number}."
         shown = "\n".join(f"<{t}>…</{t}>" for t in tags(self.names).values())
         null = " For no change write NO CHANGE between them." if self.nullable else ""
@@ -67,7 +69,7 @@ class Form:
 
     def _from_json(self, text: str) -> dict[str, Any]:
         try:
-            parts = json.loads(text, object_pairs_hook=_without_duplicates)
+            parts = _DECODER.decode(text)
         except (ValueError, RecursionError) as error:
             raise ReplyError(f"it is not valid JSON: {error}") from None
         if not isinstance(parts, dict) or set(parts) != set(self.names):
@@ -187,6 +189,8 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return parts
 
 
+_QUOTED = json.JSONEncoder(ensure_ascii=False)
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates)
 _THINKING = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 _THINKING_BEGINS = re.compile(r"<think(?:ing)?>")
 _FENCE = re.compile(r"\A```[a-zA-Z]*\n(.*)\n```\Z", re.DOTALL)

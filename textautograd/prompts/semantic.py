@@ -27,7 +27,7 @@ def semantic(
 ) -> list[Message]:
     """Messages that ask how each input in `asked` should change."""
     blocks = step(task, inputs, output, feedback)
-    names = ", ".join(shown_as(name, inputs) for name in asked)
+    names = ", ".join(shown_as(asked, inputs))
     question = f"How should each of these inputs change: {names}?"
     return [
         {"role": "system", "content": SYSTEM},
@@ -41,10 +41,10 @@ def step(task: str, inputs: Mapping[str, str], output: str, feedback: str) -> di
     return {"task": task, **named, "output": output, "feedback": feedback}
 
 
-def shown_as(name: str, inputs: Mapping[str, str]) -> str:
-    """An input's name, and what its block is called where that differs."""
-    block = _blocks(inputs)[name]
-    return name if block == name else f"{name} (shown as {block})"
+def shown_as(names: Sequence[str], inputs: Mapping[str, str]) -> list[str]:
+    """Inputs' names, and what their blocks are called where that differs."""
+    blocks = _blocks(inputs)
+    return [n if blocks[n] == n else f"{n} (shown as {blocks[n]})" for n in names]
 
 
 def _blocks(inputs: Mapping[str, str]) -> dict[str, str]:

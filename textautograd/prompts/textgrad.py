@@ -22,7 +22,8 @@ def textgrad(
 ) -> list[Message]:
     """Messages that ask for feedback on the one input `variable`."""
     shown = quote(step(task, inputs, output, feedback))
-    question = f"The variable is {shown_as(variable, inputs)}. Give feedback on it."
+    (name,) = shown_as([variable], inputs)
+    question = f"The variable is {name}. Give feedback on it."
     return [
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": f"{shown}\n\n{question}\n{how}"},
