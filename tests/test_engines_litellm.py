@@ -60,11 +60,12 @@ def test_the_import_leaves_the_loop_free(loop: asyncio.AbstractEventLoop) -> Non
 def test_sends_the_request_and_reads_reply_and_usage(loop: asyncio.AbstractEventLoop) -> None:
     with faults(answer("hello")) as server:
         model = LiteLLM("openai/tiny", api_base=server.url, api_key=KEY)
-        request = ask(temperature=0.5, max_tokens=9, stop=["x"], seed=3, schema=SCHEMA)
+        sampling = {"temperature": 0.5, "max_tokens": 9, "top_p": 0.9, "stop": ["x"], "seed": 3}
+        request = ask(**sampling, schema=SCHEMA)
         reply = loop.run_until_complete(call(model, request))
     assert reply == Reply("hello", "stop", Usage(7, 3, 2, None, 1))
     [body] = server.bodies
-    assert (body["model"], body["temperature"], body["max_tokens"]) == ("tiny", 0.5, 9)
+    assert {key: body[key] for key in ("model", *sampling)} == {"model": "tiny", **sampling}
     assert body["response_format"]["json_schema"]["schema"] == SCHEMA
 
 
