@@ -122,7 +122,7 @@ class blind:
     """
 
     def __init__(self, rule: Rule) -> None:
-        self.rule = _check_rule(rule)
+        self.rule = as_rule(rule)
 
     async def __call__(self, node: Node, gradient: Gradient, engine: Engine | None) -> Pulled:
         slots = [slot for slot, p in enumerate(node.predecessors) if p.requires_grad]
@@ -151,7 +151,7 @@ async def follow(rule: Rule, node: Node, gradient: Gradient, engine: Engine | No
         GraphError: if it is not one gradient, str or `None` per predecessor.
         UsageError: if the rule is no function, or the engine none.
     """
-    _check_rule(rule)
+    as_rule(rule)
     if engine is not None:
         engine = as_engine(engine)
     if rule in (semantic, textgrad) or isinstance(rule, blind):
@@ -180,7 +180,12 @@ def checked(pulled: Any, node: Node) -> Pulled:
     return [None if item is None else as_gradient(item) for item in pulled]
 
 
-def _check_rule(rule: Rule) -> Rule:
+def as_rule(rule: Rule) -> Rule:
+    """The rule, if it is one.
+
+    Raises:
+        UsageError: it is no function.
+    """
     if not callable(rule) or isinstance(rule, type):
         raise UsageError(f"a rule is a function of (node, gradient, engine), not {rule!r}")
     return rule

@@ -80,6 +80,62 @@ print(a.grad, "|", b.grad)
 assert a.grad is None and str(b.grad) == "It should be 5, not 3."
 
 # %% [markdown]
+# ## Why a rule must see the neighbours
+#
+# `ta.rules.blind(rule)` makes of such a rule one that sees a single predecessor at a time: its
+# value, the output, the gradient, and nothing else. Take z = x * y at x = 0. The derivative of z by
+# x is y. But a blind rule is shown x = 0 and z = 0 for *every* y, so whatever it answers is wrong
+# for all of them but one. The joint rule reads y off the neighbour.
+
+
+# %%
+def multiply(x, y):
+    """Multiplies two numbers."""
+    return str(int(x) * int(y))
+
+
+def derivative(node, gradient, engine):
+    x, y = map(int, node.inputs)
+    return [str(int(str(gradient)) * y), str(int(str(gradient)) * x)]
+
+
+shown = []
+
+
+def whatever(node, gradient, engine):
+    shown.append((node.operation.names, node.inputs, node.output, str(gradient)))
+    return ["up"]
+
+
+for y in ("1", "2"):
+    x = ta.TextVariable("0", requires_grad=True)
+    z = ta.call_tool(multiply, x=x, y=y)
+    z.backward("1", rule=derivative, retain_graph=True)
+    assert str(x.grad) == y
+    z.backward("1", rule=ta.rules.blind(whatever))
+print(shown)
+assert shown[0] == shown[1]
+
+# %% [markdown]
+# This is about strict blindness, which is TextGrad's equation. TextGrad's own prompts show the
+# whole conversation in each of their calls, so the texts of siblings are often visible to it; what
+# it lacks is joint attribution, and siblings as variables that could be asked to change instead.
+# For a fair comparison take `ta.rules.textgrad`, which does as they do. A rule of your own can be
+# checked: `textautograd.testing.check_rule(rule)`.
+#
+# ## Gradients without `.grad`
+#
+# `ta.grad(outputs, inputs)` returns gradients and leaves every `.grad` alone, as
+# `torch.autograd.grad` does. Only what lies between is walked, so no model is asked about the rest.
+
+# %%
+draft = greeting + "!"
+print(ta.grad(draft + "?", draft, "Calm down."))
+assert len(greeting.grad) == 2
+
+# %% [markdown]
+# ## Losses
+#
 # A loss has a number. Where it is 0 there is nothing to say, so a right answer sends nothing back
 # and costs no call.
 
