@@ -287,7 +287,7 @@ def test_a_module_that_takes_other_arguments() -> None:
         def forward(self, prompt: str) -> str:
             return prompt
 
-    with pytest.raises(TypeError, match="question"):
+    with pytest.raises(errors.UsageError, match=r"Other is called as \(question=…\).*\(prompt"):
         ta.evaluate(Other(), [Example("a", "b")], nn.ExactMatchLoss())
 
 

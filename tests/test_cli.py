@@ -98,8 +98,8 @@ def test_a_server_that_is_not_there_is_named(
         (["--task", "chess"], "chess"),
         (["--state", "no.json"], "no.json"),
         (["--sizes", "9", "9", "99"], "99"),
-        (["--api-base", "nonsense"], "api_base"),
-        (["--max-tokens", "0"], "max_tokens"),
+        (["--api-base", "nonsense"], "--api-base"),
+        (["--max-tokens", "0"], "--max-tokens"),
     ],
 )
 def test_unusable_arguments_are_one_line(

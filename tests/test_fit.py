@@ -590,14 +590,23 @@ def test_another_model_in_the_same_directory_is_another_run(tmp_path: Path) -> N
             super().__init__(world)
             self.identity = name  # type: ignore[misc]
 
-    def run(name: str) -> None:
+    def run(name: str, rewriter: str, *, steps: int) -> None:
         agent = Agent().to(Named(name))
-        optimizer = optim.SGD(agent.parameters(), engine=Named(name))
+        optimizer = optim.SGD(agent.parameters(), engine=Named(rewriter))
         ta.fit(
-            agent, TRAIN, nn.ExactMatchLoss(), optimizer, steps=0, batch_size=1, run_dir=tmp_path
+            agent,
+            TRAIN,
+            nn.ExactMatchLoss(),
+            optimizer,
+            steps=steps,
+            batch_size=1,
+            run_dir=tmp_path,
         )
 
-    run("a")
+    run("a", "a", steps=0)
     assert json.loads((tmp_path / "best.json").read_text()) == Agent().state_dict()
-    with pytest.raises(ta.Error, match="engines differ"):
-        run("b")
+    run("b", "b", steps=1)  # no step was finished yet, so nothing is lost
+    with pytest.raises(ta.Error, match=r"engines, optimizer_engine differ.*was .b. and is .a."):
+        run("a", "a", steps=1)
+    with pytest.raises(ta.Error, match=": optimizer_engine differ"):
+        run("b", "a", steps=1)

@@ -16,6 +16,8 @@ ROOT = Path(textautograd.__file__).parent
 # packages; what is not named by itself belongs to the package that it is in.
 LEVELS = [
     ["errors"],
+    # on their own: names of functions, arguments, paths
+    ["calling", "identity", "paths", "terminal"],
     # L0
     ["tape"],
     # L1
@@ -43,6 +45,7 @@ LEVELS = [
     ["training"],
     [""],  # textautograd itself
     ["demo"],
+    ["commands"],
     ["cli"],
     ["__main__"],
 ]

@@ -184,7 +184,9 @@ def test_an_unusable_rewrite_is_asked_again_once_then_left_alone(bad: str | Repl
     assert len(engine.calls) == 2
     assert not result.accepted and x.data == "Answer {question} now." and x._version == 0
     assert "cannot be used, also when asked again" in result.candidates[0].problems["x"]
-    assert str(result).startswith("nothing to accept: x: the model's optimize reply cannot")
+    assert str(result).startswith(
+        "nothing changed: rewrite refused: x: the model's optimize reply cannot"
+    )
 
 
 TAKEN = {
@@ -278,13 +280,13 @@ def test_a_result_tells_what_happened() -> None:
 
 def test_a_rejected_result_tells_the_losses() -> None:
     result = optim.SGD([param()], engine=sequence(said("new"))).step(lambda: 0.25)
-    assert str(result) == "rejected: loss 0.25, candidates 0.25"
+    assert str(result) == "nothing changed: not better than 0.25: 0.25"
     assert result.diff() == "" and (result.before, result.after) == (0.25, 0.25)
 
 
 def test_a_step_without_gradients_says_so() -> None:
     result = optim.SGD([nn.Parameter("old")], engine=sequence()).step()
-    assert str(result) == "nothing to accept: no parameter has a gradient"
+    assert str(result) == "nothing changed: no gradient"
 
 
 # The optimizer itself

@@ -19,6 +19,7 @@ from textautograd import data, engines, nn, optim
 from textautograd.engines.base import Message
 from textautograd.gradient import Feedback
 from textautograd.prompts.quote import quote
+from textautograd.terminal import harmless
 
 _TRAIN = """\
 Japan: Tokyo; Afghanistan: Kabul; Poland: Warsaw; Peru: Lima; Turkey: Ankara; Portugal: Lisbon;
@@ -113,7 +114,7 @@ def run(seed: int = 0) -> tuple[int, int]:
         engines.caching(Path(folder) / "calls.sqlite"),
         ta.Budget() as meter,
     ):
-        before = ta.evaluate(agent, test, loss_fn)
+        before = ta.evaluate(agent, test, loss_fn, progress=True)
         shown = next(row for row in before.rows if row.loss and row.output)
         _say(
             f"Held-out questions right before training: {_right(before)} of {len(test)}. One that "
@@ -132,12 +133,12 @@ def run(seed: int = 0) -> tuple[int, int]:
                 batch_size=6,
                 run_dir=folder,
                 seed=seed,
-                progress=False,
+                progress=True,
             )
             _show(agent, history.metrics[-1])
             if history.accepted:
                 break
-        after = ta.evaluate(agent, test, loss_fn)
+        after = ta.evaluate(agent, test, loss_fn, progress=True)
     counts = _right(before), _right(after)
     _say(f"Held-out questions right: {counts[0]} → {counts[1]} of {len(test)}.")
     spent = meter.spent
@@ -157,13 +158,13 @@ def _show(agent: Agent, step: dict[str, Any]) -> None:
     told = next(iter(step["gradients"].values()), ["nothing"])
     _say("  What the rewritten instruction's gradient says:", told[0])
     if not step["accepted"]:
-        print("  No rewrite was better, so nothing was changed.")
+        print(harmless(f"  Nothing was changed: {step['why']}."))
         return
     _say(
         f"  The best of the rewrites cut the loss from {step['before']:.2f} to {step['after']:.2f}:"
     )
     for old, new in step["changes"].values():
-        print(f"    - {old}\n    + {new}")
+        print(harmless(f"    - {old}\n    + {new}"))
 
 
 def _right(evaluation: ta.Evaluation) -> int:
@@ -177,4 +178,4 @@ def _short(text: str) -> str:
 def _say(title: str, body: str = "") -> None:
     print(f"\n{title}", flush=True)
     if body:
-        print(textwrap.indent(body, "    "), flush=True)
+        print(harmless(textwrap.indent(body, "    ")), flush=True)

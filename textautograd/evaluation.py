@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
+from textautograd.calling import mismatch
 from textautograd.data.example import Example
 from textautograd.data.sampling import check_dataset
 from textautograd.engines.base import Usage
@@ -15,6 +16,7 @@ from textautograd.errors import BudgetExceeded, UsageError
 from textautograd.grad_mode import no_grad
 from textautograd.mapping import map as map_
 from textautograd.nn.module import Module, functional_call
+from textautograd.progress import Progress
 from textautograd.variable import TextVariable
 
 
@@ -68,6 +70,7 @@ def evaluate(
     loss_fn: Callable[[Any, str], TextVariable],
     *,
     executor: Executor | None = None,
+    progress: bool = False,
 ) -> Evaluation:
     """Calls `module(question=example.question, **example.extra)` on every example.
 
@@ -77,19 +80,37 @@ def evaluate(
     Args:
         executor: where samples run, instead of threads here; module, state and examples are sent
             to it, and what it spends is not counted here.
+        progress: a bar, where standard error is a terminal or a notebook.
 
     Raises:
-        UsageError: an empty dataset. The first sample's error, if every sample failed.
+        UsageError: an empty dataset, or a module or loss that cannot be called as said above. The
+            first sample's error, if every sample failed.
         BudgetExceeded: at once.
     """
     examples = examples_of(dataset, "evaluate")
+    check_calls("evaluate", module, examples, loss_fn)
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise UsageError(
+            "evaluate: the executor must be one of concurrent.futures, not "
+            f"{type(executor).__name__}"
+        )
     with Budget() as meter, no_grad():
-        if executor is None:
-            rows = map_(lambda example: outcome(module, example, loss_fn), examples)
-        else:
-            state = module.state_dict()
-            futures = [executor.submit(_remote, module, state, e, loss_fn) for e in examples]
-            rows = [future.result() for future in futures]
+        bar = Progress("evaluate", "sample", len(examples), lambda: meter.spent, visible=progress)
+        with bar:
+            if executor is None:
+
+                def one(example: Example) -> Row:
+                    row = outcome(module, example, loss_fn)
+                    bar.update()
+                    return row
+
+                rows = map_(one, examples)
+            else:
+                state = module.state_dict()
+                futures = [executor.submit(_remote, module, state, e, loss_fn) for e in examples]
+                for future in futures:
+                    future.add_done_callback(lambda _: bar.update())
+                rows = [future.result() for future in futures]
     return Evaluation(succeeded(rows), meter.spent)
 
 
@@ -134,6 +155,33 @@ def examples_of(dataset: Sequence[Example], what: str) -> list[Example]:
         if not all(hasattr(example, name) for name in ("question", "answer", "extra")):
             raise UsageError(f"{what}: a dataset holds Examples, not {type(example).__name__}")
     return examples
+
+
+def check_calls(
+    what: str,
+    module: Module,
+    examples: Sequence[Example],
+    loss_fn: Callable[[Any, str], TextVariable],
+) -> None:
+    """Finds out before anything is paid for whether module and loss take what they will be given.
+
+    Raises:
+        UsageError: they do not.
+    """
+    for role, given in (("module", module), ("loss function", loss_fn)):
+        if isinstance(given, type):
+            raise UsageError(f"{what}: the {role} is a class: pass an instance, {given.__name__}()")
+        if not callable(given):
+            raise UsageError(f"{what}: the {role} cannot be called: it is {type(given).__name__}")
+    for extra in {tuple(example.extra): example.extra for example in examples}.values():
+        if why := mismatch(getattr(module, "forward", module), question="", **extra):
+            arguments = ", ".join(f"{name}=…" for name in ("question", *extra))
+            raise UsageError(
+                f"{what}: {type(module).__name__} is called as ({arguments}), by the names in the "
+                f"examples, but {why}"
+            )
+    if why := mismatch(getattr(loss_fn, "forward", loss_fn), "", ""):
+        raise UsageError(f"{what}: the loss function is called as (output, target), but {why}")
 
 
 def succeeded(rows: Iterable[Row]) -> list[Row]:

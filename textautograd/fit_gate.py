@@ -53,7 +53,11 @@ class FitGate:
                 continue
             before, after, failed_before, failed_after = compared(rows_of_old, done)
             scored = [row.loss for row in done if row.loss is not None]
-            losses.append(sum(scored) / len(scored) if scored else "every sample failed")
+            loss = sum(scored) / len(scored) if scored else None
+            if loss is None or failed_after > failed_before:
+                losses.append(f"{failed_after} of {len(rows)} samples failed")
+            else:
+                losses.append(loss)
             if wins(before, after, failed_before, failed_after):
                 winners[i] = (after - before, failed_after)
         best = min(winners, key=winners.__getitem__, default=None)

@@ -1,39 +1,68 @@
-"""The progress bar of `fit`; silent where nobody watches."""
+"""The progress bar of long calls; silent where nobody watches."""
 
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 from textautograd.engines.base import Usage
 
+_REFRESH = 0.5  # seconds
+
 
 class Progress:
-    """One line: steps, loss, accepted steps, calls, tokens and cost."""
+    """One line: how far it is, what `update` was told, and what was spent by now."""
 
-    def __init__(self, total: int, done: int, *, visible: bool) -> None:
+    def __init__(
+        self, what: str, unit: str, total: int, spent: Callable[[], Usage], *, visible: bool
+    ) -> None:
         self._bar: Any = None
-        if visible and ("ipykernel" in sys.modules or sys.stderr.isatty()):
-            from tqdm.auto import tqdm
-
-            self._bar = tqdm(total=total, initial=done, desc="fit", unit="step")
-
-    def update(self, loss: float | None, accepted: int, usage: Usage, steps: int = 1) -> None:
-        """Shows where the run is."""
-        if self._bar is None:
+        if not (visible and ("ipykernel" in sys.modules or sys.stderr.isatty())):
             return
-        shown = {
-            "loss": "-" if loss is None else f"{loss:.3f}",
-            "accepted": accepted,
-            "calls": usage.calls,
-            "tokens": usage.tokens,
-        }
-        if usage.cost is not None:
-            shown["cost"] = f"${usage.cost:.4f}"
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(steps)
+        from tqdm.auto import tqdm
 
-    def close(self) -> None:
+        self._bar = tqdm(total=total, desc=what, unit=unit)
+        self._spent = spent
+        self._shown: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._clock = threading.Thread(target=self._tick, daemon=True, name="progress")
+        self._clock.start()
+
+    def update(self, steps: int = 1, **shown: str) -> None:
+        """Moves on, and says what there is to say."""
+        if self._bar is not None:
+            with self._lock:
+                self._shown |= shown
+                self._bar.update(steps)
+                self._show()
+
+    def _tick(self) -> None:
+        while not self._over.wait(_REFRESH):
+            with self._lock:
+                self._show()
+
+    def _show(self) -> None:
+        spent = self._spent()
+        shown = {**self._shown, "calls": spent.calls, "tokens": spent.tokens}
+        if spent.cost is not None:
+            shown["cost"] = f"${spent.cost:.4f}"
+        self._bar.set_postfix(shown)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Leaves the last line standing."""
         if self._bar is not None:
+            self._over.set()
+            self._clock.join()
             self._bar.close()

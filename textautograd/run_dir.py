@@ -13,93 +13,178 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from textautograd.errors import UsageError
+from textautograd.paths import as_path
+
+_WRITTEN = ("run.json", "checkpoint.json", "best.json", "metrics.jsonl", "states.jsonl")
+_NUMBER = int | float | None
+
+# A list's one element is the shape of all of its items; `{str: …}` that of all values.
+_METRICS = {
+    "step": int,
+    "loss": _NUMBER,
+    "wrong": int,
+    "samples": int,
+    "failed": [str],
+    "gradients": {str: [str]},
+    "before": _NUMBER,
+    "after": _NUMBER,
+    "accepted": bool,
+    "changes": {str: [str]},
+    "problems": [{str: str}],
+    "why": str | None,
+}
+_STATE = {"step": int, "state": {str: str}, "loss": _NUMBER, "error": str | None}
+_CHECKPOINT = {"state": {str: str}, "optimizer": dict, "metrics": [_METRICS], "states": [_STATE]}
 
 
 class RunDir:
     """Reads and writes the files of one run.
+
+    A directory in which no step was finished yet may become another run's.
 
     Args:
         settings: what the run is: JSON.
         state: the module's state: the one that the run began with, or has come to.
 
     Raises:
-        UsageError: the directory cannot be used, or holds another run.
+        UsageError: the directory cannot be used, is damaged, or holds another run.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], settings: dict[str, Any], state: dict[str, str]
     ) -> None:
-        self.path = Path(path)
-        settings = {"version": 1, **settings, "state": state}
+        self.path = as_path(path, "the run directory")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            found = self._read("run.json")
-            left = self.checkpoint()
-            if found is None:
-                self._write("best.json", state)
-                self._write("run.json", settings)
+            for name in _WRITTEN:
+                if (self.path / name).is_dir():
+                    raise IsADirectoryError(f"its {name} is a directory")
         except OSError as error:
             raise UsageError(f"cannot use the run directory {self.path}: {error}") from error
-        if found is not None and left is not None and left["state"] == state:
-            settings["state"] = found.get("state")
-        if found is not None and found != settings:
-            differing = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
-            raise UsageError(
-                f"{self.path} holds another run: {', '.join(differing)} differ. Choose another "
-                "run_dir, or delete it to start anew"
-            )
+        self.left = self._checkpoint()
+        settings = json.loads(json.dumps({"version": 2, **settings, "state": state}))
+        if self.left is not None:
+            found = self._object("run.json")
+            if found is None:
+                raise UsageError(damaged(self.path / "run.json", "it is missing"))
+            if self.left["state"] == state:
+                settings["state"] = found.get("state")
+            if found != settings:
+                raise UsageError(_another(self.path, found, settings))
+        else:
+            self._write("best.json", state)
+        self._write("run.json", settings)  # also where nothing changed: can it be written to?
 
     @property
     def cache(self) -> Path:
         return self.path / "calls.sqlite"
 
-    def checkpoint(self) -> dict[str, Any] | None:
-        """What the last finished step left, or `None` before the first."""
-        found = self._read("checkpoint.json")
-        kinds = {"state": dict, "optimizer": dict, "metrics": list, "states": list}
-        if found is not None and not all(isinstance(found.get(k), t) for k, t in kinds.items()):
-            raise UsageError(_damaged(self.path / "checkpoint.json", "it lacks a part"))
-        return found
-
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what a finished step leaves; the checkpoint itself comes last."""
         self._write("best.json", checkpoint["state"])
-        self._write_lines("states.jsonl", checkpoint["states"])
-        self._write_lines("metrics.jsonl", checkpoint["metrics"])
+        for name in ("states", "metrics"):
+            self._replace(f"{name}.jsonl", "".join(json.dumps(v) + "\n" for v in checkpoint[name]))
         self._write("checkpoint.json", checkpoint)
 
-    def _read(self, name: str) -> dict[str, Any] | None:
+    def _checkpoint(self) -> dict[str, Any] | None:
+        """What the last finished step left, or `None` before the first."""
+        found = self._object("checkpoint.json")
+        if found is None:
+            return None
+        file = self.path / "checkpoint.json"
+        if (wrong := misfit(found, _CHECKPOINT)) is not None:
+            raise UsageError(damaged(file, wrong))
+        if [step["step"] for step in found["metrics"]] != list(range(len(found["metrics"]))):
+            raise UsageError(damaged(file, "its steps are not numbered 0, 1, …"))
+        return found
+
+    def _object(self, name: str) -> dict[str, Any] | None:
         file = self.path / name
         if not file.exists():
             return None
         try:
-            value = json.loads(file.read_text("utf-8"))
+            value = read_json(file)
         except ValueError as error:
-            raise UsageError(_damaged(file, error)) from error
+            raise UsageError(damaged(file, error)) from error
         if not isinstance(value, dict):
-            raise UsageError(_damaged(file, "it must hold a JSON object"))
+            raise UsageError(damaged(file, "it must hold a JSON object"))
         return value
 
     def _write(self, name: str, value: Any) -> None:
         self._replace(name, json.dumps(value, indent=1))
 
-    def _write_lines(self, name: str, values: list[Any]) -> None:
-        self._replace(name, "".join(json.dumps(value) + "\n" for value in values))
-
     def _replace(self, name: str, text: str) -> None:
-        part = self.path / (name + ".part")
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path / name)
+        write_whole(self.path / name, text)
 
 
-def _damaged(file: Path, why: object) -> str:
+def read_json(file: Path) -> Any:
+    """The value that a file holds.
+
+    Raises:
+        ValueError: it cannot be read, or holds no JSON.
+    """
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Writes a file so that nobody sees half of it.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    part = file.with_name(file.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        part.replace(file)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {file}: {error.strerror or error}. When that is mended, the same call "
+            "goes on where this one ended"
+        ) from error
+
+
+def misfit(value: Any, shape: Any, where: str = "it") -> str | None:
+    """Where a JSON value does not have a shape, or `None`."""
+    if isinstance(shape, type | UnionType):
+        return None if isinstance(value, shape) else f"{where} is {type(value).__name__}"
+    if not isinstance(value, type(shape)):
+        return f"{where} is {type(value).__name__}"
+    if isinstance(shape, list):
+        parts = [(f"{where}[{i}]", item, shape[0]) for i, item in enumerate(value)]
+    elif str in shape:
+        parts = [(f"a value of {where}", item, shape[str]) for item in value.values()]
+    else:
+        if lacking := [key for key in shape if key not in value]:
+            return f"{where} lacks {', '.join(lacking)}"
+        parts = [(f"{where}.{key}", value[key], inner) for key, inner in shape.items()]
+    return next((found for w, v, s in parts if (found := misfit(v, s, w)) is not None), None)
+
+
+def damaged(file: Path, why: object) -> str:
+    """What to say of a file of a run that cannot be used."""
     return (
         f"{file} is damaged ({why}): delete the run directory's JSON files to start the run anew; "
         "calls.sqlite keeps what was paid for"
+    )
+
+
+def _another(path: Path, found: dict[str, Any], settings: dict[str, Any]) -> str:
+    differing = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
+    pairs = [(k, json.dumps(found.get(k)), json.dumps(settings.get(k))) for k in differing]
+    shown = "; ".join(f"{k} was {a} and is {b}" for k, a, b in pairs if len(a + b) < 200)
+    return (
+        f"{path} holds another run: {', '.join(differing)} differ{f' ({shown})' if shown else ''}. "
+        "Choose another run_dir, or delete it to start anew"
     )

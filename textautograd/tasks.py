@@ -108,19 +108,25 @@ def load(
     rest: Sequence[Example]
     if kind == "bbh" and which:
         everything = BBH(root, which, download=download)
-        test, rest = random_split(
-            everything, [sizes[2], max(0, len(everything) - sizes[2])], seed=0
-        )
+        _check_enough(everything, sum(sizes), sizes)
+        test, rest = random_split(everything, [sizes[2], len(everything) - sizes[2]], seed=0)
     elif kind in ("gsm8k", "liar") and not which:
         read, held_out = (GSM8K, "test") if kind == "gsm8k" else (LIAR, "valid")
         agent = TwoHints if kind == "gsm8k" else Analysts
         rest = read(root, "train", download=download)
         pool = read(root, held_out, download=download)
+        _check_enough(rest, sizes[0] + sizes[1], sizes)
+        _check_enough(pool, sizes[2], sizes)
         (test,) = random_split(pool, [sizes[2]], seed=0)
     else:
         raise UsageError(f"there is no task {name!r}: use bbh/<task>, gsm8k or liar")
     train, val = random_split(rest, [sizes[0], sizes[1]], seed=seed)
     return Task(name, agent(max_tokens), train, val, test)
+
+
+def _check_enough(there: Sequence[Example], wanted: int, sizes: tuple[int, int, int]) -> None:
+    if wanted > len(there):
+        raise UsageError(f"{there!r} are too few: sizes={sizes} takes {wanted} of them")
 
 
 def lenient(output: str) -> str:

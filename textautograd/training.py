@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from inspect import isfunction
 from itertools import islice
+from textwrap import shorten
 from typing import Any
 
 from textautograd.backward import backward
@@ -20,17 +20,19 @@ from textautograd.engines._wrapper import identity_of
 from textautograd.engines.base import Engine, Usage
 from textautograd.engines.budget import Budget
 from textautograd.engines.cache import caching
-from textautograd.errors import BudgetExceeded, UsageError
-from textautograd.evaluation import examples_of, scored
+from textautograd.errors import BudgetExceeded, StateError, UsageError
+from textautograd.evaluation import check_calls, examples_of, scored
 from textautograd.fit_gate import FitGate
 from textautograd.functional import mean
+from textautograd.grad_mode import is_grad_enabled
 from textautograd.gradient import Gradient
+from textautograd.identity import digest, identity
 from textautograd.mapping import map as map_
-from textautograd.nn.module import Module
-from textautograd.optim.optimizer import Optimizer
+from textautograd.nn.module import Module, check_state
+from textautograd.optim.optimizer import Optimizer, StepResult
 from textautograd.progress import Progress
 from textautograd.rules import Rule
-from textautograd.run_dir import RunDir
+from textautograd.run_dir import RunDir, damaged
 from textautograd.variable import TextVariable
 
 Loss = Callable[[Any, str], TextVariable]
@@ -40,9 +42,9 @@ Loss = Callable[[Any, str], TextVariable]
 class History:
     """What `fit` did.
 
-    `metrics` holds one dict per step; `states` every state that was tried, with its loss; `state`
-    the best one, which the module is left in; `usage` what was paid for in this call of `fit`;
-    `stopped` why the run ended early, if it did.
+    `metrics` holds one dict per step, with the reason `why` where it changed nothing; `states`
+    every state that was tried, with its loss; `state` the best one, which the module is left in;
+    `usage` what was paid for in this call of `fit`; `stopped` why the run ended early, if it did.
     """
 
     metrics: list[dict[str, Any]] = field(default_factory=list)
@@ -61,6 +63,8 @@ class History:
         last = next((m["after"] for m in reversed(self.metrics) if m["after"] is not None), None)
         loss = f", loss {first:g} → {last:g}" if first is not None and last is not None else ""
         stopped = f", stopped: {self.stopped}" if self.stopped else ""
+        if self.metrics and self.metrics[-1]["why"]:
+            stopped = f", last step: {shorten(self.metrics[-1]['why'], 120)}{stopped}"
         return (
             f"History({len(self.metrics)} steps, {self.accepted} accepted{loss}, "
             f"{self.usage.calls} calls, {self.usage.tokens} tokens{stopped})"
@@ -92,11 +96,13 @@ def fit(
         run_dir: where checkpoints, metrics.jsonl, the states that were tried, the best one and all
             replies are kept; calling `fit` again with the same arguments resumes there.
         budget: when it is used up, the best state so far is kept and returned.
+        steps: in all: a run that has had as many already is returned as it is.
         progress: a bar, where standard error is a terminal or a notebook.
         rule, engine: as in `TextVariable.backward`.
 
     Raises:
-        UsageError: arguments that cannot work, or a `run_dir` that holds another run. The first
+        UsageError: arguments that cannot work, or a `run_dir` that holds another run: other code
+            of agent, loss or rule (see `identity`), other settings, engines or data. The first
             sample's error, if all samples of a batch or of the gate fail.
     """
     check_int("fit", "steps", steps, at_least=0)
@@ -110,6 +116,10 @@ def fit(
             raise UsageError(f"fit: {what} must be a {kind.__name__}, not {type(thing).__name__}")
     train = examples_of(train, "fit, train")
     gate_set = train if val is None else examples_of(val, "fit, val")
+    check_calls("fit", module, [*train, *gate_set], loss_fn)
+    _check_can_learn(module, optimizer)
+    if rule is not None and not callable(rule):
+        raise UsageError(f"fit: the rule must be a function, not {type(rule).__name__}")
     loader = DataLoader(train, batch_size, shuffle=True, seed=seed)
     answering = None if engine is None else as_engine(engine)
     history = History(state=module.state_dict())
@@ -120,8 +130,10 @@ def fit(
             settings = {
                 "module": _structure(module),
                 "engines": [identity_of(each) for each in _engines(module)],
-                "loss": _called(loss_fn),
-                "rule": _called(rule),
+                "optimizer_engine": identity_of(optimizer.engine or default_engine()),
+                "backward_engine": None if answering is None else identity_of(answering),
+                "loss": _loss_of(loss_fn),
+                "rule": None if rule is None else identity(rule),
                 "optimizer": optimizer.settings(),
                 "batch_size": batch_size,
                 "seed": seed,
@@ -133,8 +145,8 @@ def fit(
             _resume(directory, history, module, optimizer)
         if budget is not None:
             stack.enter_context(budget)
-        bar = Progress(steps, len(history.metrics), visible=progress)
-        stack.callback(bar.close)
+        bar = Progress("fit", "step", steps, lambda: meter.spent, visible=progress)
+        stack.enter_context(bar).update(len(history.metrics))
         gate = FitGate(module, gate_set, loss_fn, _workers(module))
         try:
             for step in range(len(history.metrics), steps):
@@ -145,14 +157,14 @@ def fit(
                 failures = []
                 if loss.requires_grad:
                     failures = backward([(loss, Gradient())], rule=rule, engine=answering)
-                gradients = _shown(optimizer)
+                gradients, wrong = _shown(optimizer), sum(x.item() > 0 for x in losses)
                 saved = gate.saved
                 result = optimizer.step_with(gate)
                 history.metrics.append(
                     {
                         "step": step,
                         "loss": value,
-                        "wrong": sum(x.item() > 0 for x in losses),
+                        "wrong": wrong,
                         "samples": len(losses),
                         "failed": [*errors, *map(str, failures)],
                         "gradients": gradients,
@@ -161,6 +173,7 @@ def fit(
                         "accepted": result.accepted,
                         "changes": {name: list(pair) for name, pair in result.changes.items()},
                         "problems": [c.problems for c in result.candidates if c.problems],
+                        "why": _why(result, wrong, failures),
                         "gate_samples_saved": gate.saved - saved,
                     }
                 )
@@ -171,7 +184,8 @@ def fit(
                 history.state = module.state_dict()
                 if directory is not None:
                     directory.save(_checkpoint(history, optimizer))
-                bar.update(result.after, history.accepted, meter.spent)
+                loss_now = "-" if result.after is None else f"{result.after:.3f}"
+                bar.update(loss=loss_now, accepted=str(history.accepted))
         except BudgetExceeded as error:
             history.stopped = str(error)
         history.usage = meter.spent
@@ -224,24 +238,48 @@ def _engines(module: Module) -> list[Engine]:
     return [vars(part)["engine"] or default_engine() for part in callers]
 
 
+def _check_can_learn(module: Module, optimizer: Optimizer) -> None:
+    own = {id(parameter) for parameter in module.parameters()}
+    pairs = list(zip(optimizer.names, optimizer.params, strict=True))
+    foreign = [name for name, parameter in pairs if id(parameter) not in own]
+    if foreign:
+        raise UsageError(
+            f"fit: the optimizer's {', '.join(foreign)} are not parameters of this module: make it "
+            "with module.parameters(), after the module's parts are in place"
+        )
+    if not any(parameter.requires_grad for _, parameter in pairs):
+        raise UsageError("fit: no parameter of the optimizer has requires_grad: nothing can learn")
+    if not is_grad_enabled():
+        raise UsageError("fit: it is called under no_grad, where there are no gradients")
+
+
+def _why(result: StepResult, wrong: int, failures: Sequence[object]) -> str | None:
+    """Why a step changed nothing, if it did not."""
+    if result.why != "no gradient":
+        return result.why
+    if not wrong:
+        return "no gradient: no answer was wrong"
+    why = str(failures[0]) if failures else "the feedback is empty, or reaches no parameter"
+    return f"no gradient: {why}"
+
+
 def _structure(module: Module) -> dict[str, list[Any]]:
     """The kinds of a module's parts and what their calls send, but for the parameters' texts."""
     sent = ("output_format", "max_tokens", "temperature", "criterion")
     return {
-        name: [type(part).__qualname__, *(vars(part).get(key) for key in sent)]
+        name: [identity(type(part)), *(vars(part).get(key) for key in sent)]
         for name, part in module.named_modules()
     }
 
 
-def _called(function: Any) -> str | None:
-    if function is None or isinstance(function, Module):
-        return None if function is None else json.dumps(_structure(function))
-    return getattr(function, "__qualname__", type(function).__qualname__)
+def _loss_of(loss_fn: Loss) -> str:
+    inside = [part for part in getattr(loss_fn, "__dict__", {}).values() if isfunction(part)]
+    engines = _engines(loss_fn) if isinstance(loss_fn, Module) else []
+    return " of ".join([*map(identity, (loss_fn, *inside)), *map(identity_of, engines)])
 
 
 def _digest(examples: Sequence[Example]) -> str:
-    rows = [[e.question, e.answer, repr(sorted(e.extra.items()))] for e in examples]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return digest([(e.question, e.answer, e.extra) for e in examples])
 
 
 def _checkpoint(history: History, optimizer: Optimizer) -> dict[str, Any]:
@@ -254,11 +292,19 @@ def _checkpoint(history: History, optimizer: Optimizer) -> dict[str, Any]:
 
 
 def _resume(directory: RunDir, history: History, module: Module, optimizer: Optimizer) -> None:
-    found = directory.checkpoint()
+    found = directory.left
     if found is None:
         return
+    file = directory.path / "checkpoint.json"
+    steps = found["optimizer"].get("steps")
+    if isinstance(steps, int) and steps < len(found["metrics"]):
+        raise UsageError(damaged(file, "its optimizer took fewer steps than it lists"))
+    try:
+        check_state(dict(module.named_parameters()), found["state"])
+        optimizer.load_state_dict(found["optimizer"])
+    except StateError as error:
+        raise UsageError(damaged(file, error)) from error
     module.load_state_dict(found["state"])
-    optimizer.load_state_dict(found["optimizer"])
     history.state = module.state_dict()
     history.metrics = found["metrics"]
     history.states = found["states"]

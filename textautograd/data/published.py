@@ -3,12 +3,12 @@
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import overload
 
 from textautograd.data.download import ADDRESSES, fetch, save
 from textautograd.data.example import Example
 from textautograd.errors import DataError, UsageError
+from textautograd.paths import as_path
 
 Parse = Callable[[bytes, str], list[Example]]
 
@@ -30,12 +30,10 @@ class Published(Sequence[Example]):
     def __init__(
         self, root: str | os.PathLike[str], name: str, parse: Parse, *, download: bool
     ) -> None:
-        if not isinstance(root, str | os.PathLike):
-            raise UsageError(f"{self._title}: root must be a path, not {type(root).__name__}")
         if not isinstance(name, str):
             raise UsageError(f"{self._title}: {self.kind} must be a str, not {type(name).__name__}")
         self.name = name
-        self._place = Path(root).expanduser() / self.folder
+        self._place = as_path(root, f"{self._title}: root") / self.folder
         self.path = self._place / f"{name}{self.suffix}"
         self._examples = self._load(parse, download)
 

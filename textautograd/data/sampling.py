@@ -1,7 +1,7 @@
 """Orders that depend on nothing but a seed: the same in every process and Python version."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import floor, isclose
 from typing import Protocol, TypeVar
 
@@ -39,6 +39,10 @@ def random_split(
     """
     check_dataset("random_split", dataset)
     check_int("random_split", "seed", seed)
+    if isinstance(lengths, str) or not isinstance(lengths, Iterable):
+        raise UsageError(
+            f"random_split: lengths must be a list, such as [{lengths!r}], not {lengths!r}"
+        )
     counts = _counts(list(lengths), len(dataset))
     order = iter(permutation(len(dataset), "random_split", seed))
     return [[dataset[next(order)] for _ in range(count)] for count in counts]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textautograd.errors import UsageError
+from textautograd.paths import as_path
 
 if TYPE_CHECKING:
     from sqlite3 import Connection, Cursor
@@ -23,7 +23,7 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path).expanduser()
+        self.path = as_path(path, "the call cache")
         self._connection: Connection | None = None
         self._inherited: list[Connection] = []
         self._process = os.getpid()

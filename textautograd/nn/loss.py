@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from textautograd.calling import mismatch
 from textautograd.engines import as_engine, default_engine
 from textautograd.engines.base import Engine, Request
 from textautograd.errors import UsageError
@@ -48,6 +49,8 @@ class ExactMatch(Loss):
     def forward(self, *texts: str) -> Scored:
         (output,) = texts
         answer = output if self.extract is None else self.extract(output)
+        if not isinstance(answer, str | None):
+            raise UsageError(f"extract must return a str or None; it returned {answer!r}")
         feedback = f'The expected output is: "{self.target}".'
         return Scored(feedback, 0.0 if answer == self.target else 1.0)
 
@@ -58,12 +61,14 @@ class ExactMatchLoss(Module):
     The feedback is the paper's: `The expected output is: "…".`
 
     Args:
-        extract: a function of the output that finds the answer in it; by default the output itself.
+        extract: a function of the output that finds the answer in it, or None; by default the output itself.
     """
 
     def __init__(self, extract: Callable[[str], str] | None = None) -> None:
         if extract is not None and not callable(extract):
             raise UsageError(f"extract must be a function, not {type(extract).__name__}")
+        if extract is not None and (why := mismatch(extract, "")):
+            raise UsageError(f"extract is called as (output), but {why}")
         self.extract = extract
 
     def forward(self, output: TextVariable | str, target: str) -> TextVariable:
@@ -106,6 +111,8 @@ class FunctionLoss(Module):
     def __init__(self, function: LossFunction) -> None:
         if not callable(function):
             raise UsageError(f"the loss must be a function, not {type(function).__name__}")
+        if why := mismatch(function, "", ""):
+            raise UsageError(f"the loss is called as (output, target), but {why}")
         self.function = function
 
     def forward(self, output: TextVariable | str, target: str) -> TextVariable:

@@ -201,12 +201,18 @@ def check_state(
     unknown = [name for name in state if name not in own]
     if strict and (unknown or (missing and not partial)):
         raise StateError(
-            f"the state does not fit: missing {missing}, unknown {unknown}; "
-            f"this module has {list(own)}"
+            f"the state does not fit: missing {_some(missing)}, unknown {_some(unknown)}; "
+            f"this module has {_some(list(own))}"
         )
     for name, text in state.items():
         if not isinstance(text, str) and not (partial and isinstance(text, TextVariable)):
-            raise StateError(f"the state's {name!r} is {type(text).__name__}, not text")
+            raise StateError(f"the state's {name!r:.100} is {type(text).__name__}, not text")
+
+
+def _some(names: list[Any]) -> str:
+    """The names, but for what is too much to read."""
+    shown = ", ".join(f"{name!r:.100}" for name in names[:10])
+    return f"[{shown}, … {len(names) - 10} more]" if len(names) > 10 else f"[{shown}]"
 
 
 def _walk(root: Module) -> Iterator[tuple[str, Module | Parameter]]:

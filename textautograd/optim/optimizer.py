@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from textautograd import dispatch
 from textautograd.data.sampling import check_int
 from textautograd.engines import as_engine, default_engine
 from textautograd.engines.base import Engine
-from textautograd.errors import UsageError
+from textautograd.errors import StateError, UsageError
 from textautograd.optim.gate import Gate, State, closure_gate
 from textautograd.variable import TextVariable
 
@@ -59,6 +60,19 @@ class StepResult:
             )
         return "\n".join(lines)
 
+    @property
+    def why(self) -> str | None:
+        """Why nothing changed, if nothing did."""
+        if self.accepted:
+            return None
+        problems = [f"{n}: {why}" for c in self.candidates for n, why in c.problems.items()]
+        refused = "; ".join(dict.fromkeys(problems))
+        tried = [candidate for candidate in self.candidates if candidate.state]
+        if not tried:
+            return f"rewrite refused: {refused}" if refused else "no gradient"
+        losses = ", ".join(c.error or f"{c.loss:g}" for c in tried)
+        return f"not better than {self.before:g}: {losses}"
+
     def __repr__(self) -> str:
         return f"StepResult({str(self).splitlines()[0]})"
 
@@ -66,11 +80,7 @@ class StepResult:
         if self.accepted:
             gate = "" if self.before is None else f": loss {self.before:g} → {self.after:g}"
             return f"accepted{gate}\n{self.diff()}"
-        if not any(c.state for c in self.candidates):
-            reasons = [f"{n}: {why}" for c in self.candidates for n, why in c.problems.items()]
-            return "nothing to accept: " + ("; ".join(reasons) or "no parameter has a gradient")
-        losses = ", ".join(c.error or f"{c.loss:g}" for c in self.candidates if c.state)
-        return f"rejected: loss {self.before:g}, candidates {losses}"
+        return f"nothing changed: {self.why}"
 
 
 class Optimizer:
@@ -162,9 +172,22 @@ class Optimizer:
         return {"steps": self.steps, "tried": {n: list(t) for n, t in self._tried.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state_dict` was taken."""
-        self.steps = int(state["steps"])
-        self._tried = {name: list(state["tried"].get(name, [])) for name in self.names}
+        """Continues where `state_dict` was taken.
+
+        Raises:
+            StateError: it is no such state; the optimizer stays as it was.
+        """
+        match state:
+            case {"steps": int(steps), "tried": dict(tried)} if steps >= 0:
+                texts = [text for kept in tried.values() for text in _as_list(kept)]
+                if all(isinstance(text, str) for text in texts):
+                    self.steps = steps
+                    self._tried = {name: list(tried.get(name, [])) for name in self.names}
+                    return
+        raise StateError(
+            "an optimizer's state is {'steps': a count, 'tried': {name: [text, …]}}, as "
+            f"state_dict() returns it, not {reprlib.repr(state)}"
+        )
 
     def _decide(self, gate: Gate, usable: Sequence[Candidate]) -> tuple[float, Candidate | None]:
         old: State = {param: param.detach() for param in self.params}
@@ -204,6 +227,10 @@ class Optimizer:
 
 
 _writing = threading.Lock()
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [None]
 
 
 def _unique_names(params: Sequence[TextVariable]) -> list[str]:

@@ -12,6 +12,7 @@ from textautograd.data.sampling import check_int
 from textautograd.engines.base import Engine, Message, Request
 from textautograd.errors import EngineError, ReplyError, UsageError
 from textautograd.gradient import Feedback, Gradient
+from textautograd.identity import identity
 from textautograd.optim.check import SHINGLE, objection
 from textautograd.optim.optimizer import Candidate, Optimizer
 from textautograd.prompts.form import fill_in
@@ -65,6 +66,7 @@ class SGD(Optimizer):
             **super().settings(),
             "examples": self.examples,
             "temperature": self.temperature,
+            "prompt": identity(self.prompt),
         }
 
     async def propose(self, engine: Engine) -> list[Candidate]:

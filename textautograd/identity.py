@@ -1,0 +1,142 @@
+"""What a function is, in a line that another process writes alike."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import re
+from collections.abc import Iterator
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+_OURS = __name__.partition(".")[0]
+
+
+def identity(function: Any) -> str:
+    """A qualified name and a digest of what is behind it: `brief#1f0c9e77a2`.
+
+    The digest of a function covers its code, its defaults, the values it closes over or finds in
+    its module, and likewise what it calls there; that of a class its methods and constants; that of
+    an object its class and attributes. Texts, numbers, patterns and tuples of them count. What can
+    change while it is used, such as a list, does not; code of other modules, or of this package,
+    counts by name. Bytecode belongs to a Python version, and so does the digest.
+    """
+    name = _name(function)
+    parts = list(_parts(function, set()))
+    if parts == [name]:
+        return name
+    return f"{name}#{_hash(repr(parts))[:10]}"
+
+
+def digest(value: Any) -> str:
+    """A digest of data: texts, numbers, sequences, sets and mappings of them."""
+    return _hash(_data(value))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _data(value: Any) -> str:
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(_data, value)))}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_data, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(sorted(f'{_data(k)}: {_data(v)}' for k, v in value.items()))}}}"
+    if "__repr__" not in {name for base in type(value).__mro__[:-1] for name in vars(base)}:
+        # object's would tell the address
+        return f"{_name(value)} {_data(getattr(value, '__dict__', {}))}"
+    return repr(value)
+
+
+def _parts(value: Any, seen: set[int]) -> Iterator[str]:
+    """What is compared, in an order that depends on neither hashes nor addresses."""
+    match value:
+        case None | bool() | int() | float() | complex() | str() | bytes():
+            yield repr(value)
+        case tuple():
+            yield f"tuple of {len(value)}"
+            for item in value:
+                yield from _parts(item, seen)
+        case frozenset():
+            yield from sorted(repr(list(_parts(item, seen))) for item in value)
+        case re.Pattern():
+            yield repr((value.pattern, value.flags))
+        case CodeType():
+            yield from (value.co_code.hex(), *value.co_names, *value.co_freevars)
+            for constant in value.co_consts:
+                yield from _parts(constant, seen)
+        case functools.partial():
+            for part in (value.func, value.args, tuple(sorted(value.keywords.items()))):
+                yield from _parts(part, seen)
+        case MethodType():
+            yield from _parts(value.__func__, seen)
+            yield from _parts(value.__self__, seen)
+        case BuiltinFunctionType() if not isinstance(value.__self__, ModuleType | type):
+            yield _name(value)
+            yield from _parts(value.__self__, seen)  # as the pattern of `pattern.search`
+        case _:
+            yield _name(value)
+            if id(value) not in seen:
+                seen.add(id(value))
+                yield from _inside(value, seen)
+
+
+def _inside(value: Any, seen: set[int]) -> Iterator[str]:
+    if isinstance(value, FunctionType):
+        if not _is_ours(value):
+            yield from _function(value, seen)
+    elif isinstance(value, type):
+        yield from _class(value, seen)
+    elif callable(value) and not inspect.ismethoddescriptor(value):
+        yield from _class(type(value), seen)
+        for name, attribute in sorted(getattr(value, "__dict__", {}).items()):
+            if name not in ("engine", "training"):
+                yield name
+                yield from _parts(attribute, seen)
+
+
+def _function(function: FunctionType, seen: set[int]) -> Iterator[str]:
+    yield from _parts(function.__code__, seen)
+    yield from _parts(function.__defaults__, seen)
+    yield from _parts(tuple(sorted((function.__kwdefaults__ or {}).items())), seen)
+    for cell in function.__closure__ or ():
+        try:
+            yield from _parts(cell.cell_contents, seen)
+        except ValueError:
+            yield "not assigned yet"
+    for name in sorted(_names(function.__code__)):
+        found = function.__globals__.get(name)
+        if not callable(found) or getattr(found, "__module__", None) == function.__module__:
+            yield name
+            yield from _parts(found, seen)
+
+
+def _names(code: CodeType) -> set[str]:
+    """The global names that a function, or one inside it, may read."""
+    inner = (_names(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*inner)
+
+
+def _class(kind: type, seen: set[int]) -> Iterator[str]:
+    """The methods and constants of a class and of those that it inherits from in its module."""
+    for base in kind.__mro__:
+        if _is_ours(base) or base.__module__ != kind.__module__:
+            continue
+        for name, value in sorted(vars(base).items()):
+            member = getattr(value, "__func__", value)
+            if isinstance(member, FunctionType) or not name.startswith("__"):
+                yield name
+                yield from _parts(member, seen)
+
+
+def _is_ours(value: Any) -> bool:
+    return str(getattr(value, "__module__", "")).partition(".")[0] == _OURS
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, functools.partial):
+        return f"partial({_name(value.func)})"
+    return str(getattr(value, "__qualname__", None) or type(value).__qualname__)
