@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +10,7 @@ import pytest
 from fault_server import Faults, answer, faults, refusal
 from test_tasks import bbh
 
+import textautograd
 from textautograd.cli import main, parser
 
 
@@ -146,3 +150,205 @@ def test_a_resumed_run_still_measures_the_untrained_agent_first(
         capsys.readouterr()
         train(server, root, out)
     assert "held-out before: exact match 0 of 8" in capsys.readouterr().out
+
+
+def nasty(body: dict[str, Any]) -> Any:
+    """As `model`, with what a terminal would obey, and what it cannot encode, in every text."""
+    system = body["messages"][0]["content"]
+    if "better instruction" in system:
+        text = "Reply with the number alone.\x1b]0;owned\x07 \x9b31m \u202e \ud800 漢"
+        return answer(json.dumps({"prompt": text}))
+    return model(body)
+
+
+def test_texts_of_models_are_harmless_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = bbh(tmp_path / "data", 30)
+    with faults(nasty) as server:
+        assert train(server, root, tmp_path / "run") == 0
+    printed = capsys.readouterr().out
+    assert r"number alone.\x1b]0;owned\x07 \x9b31m \u202e \ud800 漢" in printed
+    assert not {"\x1b", "\x07", "\x9b", "\u202e", "\ud800"} & set(printed)
+    assert json.loads((tmp_path / "run" / "best.json").read_text())["solve.instruction"]
+
+
+_MAIN = "import sys; from textautograd.cli import main; raise SystemExit(main(sys.argv[1:]))"
+
+
+def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", _MAIN, *words],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_terminal_that_knows_ascii_alone_survives_any_text(tmp_path: Path) -> None:
+    root = bbh(tmp_path / "data", 30)
+    ascii_only = {"PYTHONIOENCODING": "ascii", "LANG": "C"}
+    with faults(nasty) as server:
+        words = ["train", "--task", "bbh/sums", "--data", str(root), "--out", str(tmp_path / "run")]
+        words += ["--model", "m", "--api-base", server.url, "--sizes", "6", "6", "8"]
+        done = command(*words, "--steps", "2", "--batch-size", "3", **ascii_only)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\u6f22" in done.stdout and "8 of 8" in done.stdout
+    helped = command("train", "--help", **ascii_only)
+    assert helped.returncode == 0
+
+
+def test_an_error_that_quotes_a_server_is_harmless(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = bbh(tmp_path / "data", 30)
+    with faults(refusal(404, "no \x1b[31m model \ud800")) as server:
+        assert train(server, root, tmp_path / "run") == 1
+    error = capsys.readouterr().err
+    assert r"no \x1b[31m model \ud800" in error and "\x1b" not in error
+
+
+@pytest.mark.parametrize("what", ["file", "result", "null", "user"])
+def test_an_out_that_cannot_be_is_refused_before_it_pays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    root, out = bbh(tmp_path / "data", 30), tmp_path / "run"
+    if what == "file":
+        out.write_text("in the way")
+    elif what == "result":
+        (out / "result.json").mkdir(parents=True)
+    else:
+        out = Path("a\0b" if what == "null" else "~no-such-user/x")
+    with faults(model) as server:
+        assert train(server, root, out) == 2
+        assert server.bodies == []
+    assert capsys.readouterr().err.startswith("textautograd: ")
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, "{", "[]", '{"x": "y"}', '{"solve": 3}', None])
+def test_a_state_that_is_none_is_refused_by_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    root, state = bbh(tmp_path / "data", 30), tmp_path / "state.json"
+    if content is None:
+        state.mkdir()
+    else:
+        state.write_text(content)
+    words = ["eval", "--task", "bbh/sums", "--data", str(root), "--model", "m"]
+    words += ["--api-base", "http://127.0.0.1:9/v1", "--sizes", "0", "0", "2"]
+    assert main([*words, "--state", str(state)]) == 2
+    error = capsys.readouterr().err
+    assert "state.json" in error and "Traceback" not in error
+
+
+def test_a_start_that_failed_leaves_nothing_in_the_way_of_the_next(tmp_path: Path) -> None:
+    root, out = bbh(tmp_path / "data", 30), tmp_path / "run"
+    with faults(refusal(404, "no such model")) as server:
+        assert train(server, root, out, "--seed", "3") == 1
+    with faults(model) as server:
+        assert train(server, root, out) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--task", "bbh/snarks"], "--download to fetch it"),
+        (["--api-base", "nonsense"], "--api-base must be"),
+        (["--sizes", "20", "20", "50"], "--sizes (20, 20, 50) takes 90"),
+        (["--sizes", "0", "2", "2"], "--sizes"),
+        (["--optimizer-api-base", "http://127.0.0.1:9/v1"], "--optimizer-model"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--candidates", "two"], "--candidates"),
+        (["--budget-usd", "nan"], "--budget-usd"),
+        (["--max-tokens", "-1"], "--max-tokens"),
+        (["--steps", "9" * 5000], "--steps"),
+    ],
+)
+def test_errors_speak_the_command_s_language(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    root = bbh(tmp_path / "data", 30)
+    with faults(model) as server:
+        assert train(server, root, tmp_path / "run", *words) == 2
+        assert server.bodies == []
+    error = capsys.readouterr().err
+    assert said in error
+    assert not re.search(r"download=|api_base|max_tokens|run_dir|Traceback", error)
+
+
+def test_another_run_s_directory_is_named_as_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = bbh(tmp_path / "data", 30), tmp_path / "run"
+    with faults(model) as server:
+        train(server, root, out)
+        assert train(server, root, out, "--batch-size", "2") == 2
+    assert "batch_size was 3 and is 2" in (error := capsys.readouterr().err)
+    assert "another --out" in error
+
+
+def test_a_budget_covers_the_whole_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = bbh(tmp_path / "data", 30), tmp_path / "run"
+    with faults(model) as server:
+        assert train(server, root, out, "--budget-calls", "10") == 1
+        assert len(server.bodies) == 10
+        assert "before training" in capsys.readouterr().err
+        assert train(server, root, out, "--budget-calls", "80") == 0
+        assert len(server.bodies) <= 90  # what was paid for is not paid for again
+    printed = capsys.readouterr().out
+    assert "held-out before: exact match 0 of 8" in printed and "held-out after:" in printed
+
+
+@pytest.mark.parametrize("calls", range(16, 80, 7))
+def test_a_budget_always_leaves_a_result_or_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], calls: int
+) -> None:
+    root, out = bbh(tmp_path / "data", 30), tmp_path / "run"
+    with faults(model) as server:
+        code = train(server, root, out, "--budget-calls", str(calls))
+        assert len(server.bodies) <= calls
+    printed = capsys.readouterr()
+    if code == 0:
+        assert json.loads((out / "result.json").read_text())["after"]["questions"] == 8
+    else:
+        assert "the same command with a larger budget goes on" in printed.err
+
+
+def test_why_nothing_changed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def stubborn(body: dict[str, Any]) -> Any:
+        if "better instruction" in body["messages"][0]["content"]:
+            return answer('{"prompt": "Reply in rhyme."}')
+        return model(body)
+
+    root = bbh(tmp_path / "data", 30)
+    with faults(stubborn) as server:
+        assert train(server, root, tmp_path / "run", "--steps", "1") == 0
+    assert "step 1: 3 of 3 wrong; no change: not better than 1: " in capsys.readouterr().out
+
+
+def test_the_version_is_the_package_s() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "textautograd", "--version"], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == f"textautograd {textautograd.__version__}"
+
+
+def test_who_stops_reading_gets_no_traceback(tmp_path: Path) -> None:
+    root = bbh(tmp_path / "data", 30)
+    with faults(model) as server:
+        words = ["train", "--task", "bbh/sums", "--data", str(root), "--out", str(tmp_path / "run")]
+        words += ["--model", "m", "--api-base", server.url, "--sizes", "6", "6", "8"]
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(
+            [sys.executable, "-c", _MAIN, *words],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+        )
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -190,3 +190,9 @@ def test_the_split_is_random_and_differs_by_seed() -> None:
 def test_lengths_that_cannot_be(lengths: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         random_split(range(3), lengths)
+
+
+@pytest.mark.parametrize("lengths", [3, None, "33", 0.5])
+def test_lengths_that_are_no_list_are_refused(lengths: Any) -> None:
+    with pytest.raises(UsageError, match="lengths must be a list"):
+        random_split(range(9), lengths)

@@ -174,3 +174,42 @@ def test_a_loss_function_must_return_a_loss(returned: Any) -> None:
     module = answering({"a?": "x"})
     with pytest.raises(errors.UsageError, match="the loss function must return a loss"):
         ta.evaluate(module, [Example("a?", "x")], lambda output, target: returned)
+
+
+@pytest.mark.parametrize(
+    ("module", "loss", "said"),
+    [
+        (nn.LLM, nn.ExactMatchLoss(), r"module is a class: pass an instance, LLM\(\)"),
+        (None, nn.ExactMatchLoss(), "module cannot be called"),
+        (nn.LLM("x"), nn.ExactMatchLoss, "loss function is a class"),
+        (nn.LLM("x"), None, "loss function cannot be called"),
+        (nn.LLM("x"), lambda output: output, r"called as \(output, target\)"),
+    ],
+)
+def test_what_cannot_be_called_is_refused_at_once(module: Any, loss: Any, said: str) -> None:
+    with pytest.raises(errors.UsageError, match=said):
+        ta.evaluate(module, [Example("a?", "x")], loss)
+
+
+@pytest.mark.parametrize("executor", [5, "threads", object()])
+def test_what_is_no_executor_is_refused(executor: Any) -> None:
+    with pytest.raises(errors.UsageError, match="executor must be one of concurrent"):
+        ta.evaluate(nn.LLM("x"), [Example("a?", "x")], nn.ExactMatchLoss(), executor=executor)
+
+
+def test_a_forward_that_does_not_take_an_example_s_fields_is_named_before_any_call() -> None:
+    class Agent(nn.Module):
+        def __init__(self) -> None:
+            self.solve = nn.LLM("Solve it.")
+
+        def forward(self, question: str, speaker: str) -> Any:
+            return self.solve(question=question, speaker=speaker)
+
+    engine = Scripted(lambda r: "x")
+    agent = Agent().to(engine)
+    good, bad = Example("a?", "x", speaker="Ann"), Example("a?", "x", party="none")
+    for dataset in ([good, bad], [good, Example("a?", "x")]):
+        with pytest.raises(errors.UsageError, match=r"Agent is called as \(question=….*takes \("):
+            ta.evaluate(agent, dataset, nn.ExactMatchLoss())
+    assert engine.calls == []
+    assert ta.evaluate(agent, [good], nn.ExactMatchLoss()).loss == 0

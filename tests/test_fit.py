@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import subprocess
@@ -610,3 +611,324 @@ def test_another_model_in_the_same_directory_is_another_run(tmp_path: Path) -> N
         run("a", "a", steps=1)
     with pytest.raises(ta.Error, match=": optimizer_engine differ"):
         run("b", "a", steps=1)
+
+
+# What another function, or a damaged file, would do to a run
+
+
+def scored(loss_fn: Any, tmp_path: Path, **options: Any) -> Scripted:
+    agent, engine = Agent(), Scripted(world)
+    optimizer = optim.SGD(agent.to(engine).parameters(), engine=engine, seed=1)
+    options = {"steps": 1, "batch_size": 4, "val": VAL, **options}
+    ta.fit(agent, TRAIN, loss_fn, optimizer, run_dir=tmp_path, **options)
+    return engine
+
+
+def strict(output: str, target: str) -> tuple[float, str]:
+    return (0.0, "") if output == target else (1.0, f"Say {target}.")
+
+
+def milder(output: str, target: str) -> tuple[float, str]:
+    return (0.0, "") if output == target else (0.5, f"Say {target}.")
+
+
+LOSSES_THAT_DIFFER: list[tuple[Any, Any]] = [
+    (nn.FunctionLoss(strict), nn.FunctionLoss(milder)),
+    (nn.ExactMatchLoss(), nn.ExactMatchLoss(str.strip)),
+    (nn.ExactMatchLoss(str.strip), nn.ExactMatchLoss(str.lower)),
+    (nn.ExactMatchLoss(lambda x: x[:9]), nn.ExactMatchLoss(lambda x: x[:8])),
+    (
+        lambda output, target: nn.ExactMatchLoss()(output, target),
+        lambda output, target: nn.ExactMatchLoss()(output, target + "!"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("one", "two"), LOSSES_THAT_DIFFER)
+def test_another_loss_function_is_another_run(one: Any, two: Any, tmp_path: Path) -> None:
+    assert scored(one, tmp_path).calls
+    assert scored(one, tmp_path).calls == []
+    with pytest.raises(errors.UsageError, match=r"another run: loss differ \(loss was .* and is "):
+        scored(two, tmp_path)
+
+
+def test_another_forward_or_prompt_is_another_run(tmp_path: Path) -> None:
+    run(Agent(), Scripted(world), steps=1, run_dir=tmp_path)
+
+    def changed(self: Agent, question: str) -> Any:
+        return self.solve(question=question)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Agent, "forward", changed)
+        with pytest.raises(errors.UsageError, match="another run: module differ"):
+            run(Agent(), Scripted(world), steps=1, run_dir=tmp_path)
+    agent, engine = Agent(), Scripted(world)
+    optimizer = optim.SGD(
+        agent.to(engine).parameters(), engine=engine, candidates=2, seed=1, prompt=lambda *a: []
+    )
+    with pytest.raises(errors.UsageError, match="another run: optimizer differ"):
+        ta.fit(
+            agent,
+            TRAIN,
+            nn.ExactMatchLoss(),
+            optimizer,
+            val=VAL,
+            steps=1,
+            batch_size=4,
+            run_dir=tmp_path,
+        )
+
+
+_RESUMING = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_fit import nn, scored, strict
+limit = int(sys.argv[3])
+def brief(output, target):
+    return strict(output[:limit], target)
+scored(nn.FunctionLoss(brief), Path(sys.argv[2]))
+scored(nn.FunctionLoss(lambda o, t: brief(o, t)), Path(sys.argv[2]) / "lambda")
+"""
+
+
+def test_the_same_loss_in_another_process_is_the_same_run(tmp_path: Path) -> None:
+    def start(limit: int, seed: str) -> subprocess.CompletedProcess[str]:
+        where = [os.path.dirname(__file__), str(tmp_path), str(limit)]
+        env = {**os.environ, "PYTHONHASHSEED": seed}
+        return subprocess.run(
+            [sys.executable, "-c", _RESUMING, *where], capture_output=True, text=True, env=env
+        )
+
+    assert [start(90, seed).stderr for seed in ("1", "2")] == ["", ""]
+    assert "another run: loss differ" in start(91, "1").stderr
+
+
+def test_data_that_hold_sets_and_objects_are_the_same_in_another_process(tmp_path: Path) -> None:
+    from textautograd.training import _digest
+
+    class Speaker:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+    def rows(name: str) -> list[Example]:
+        return [Example("q", "a", tags={"x", "y"}, speaker=Speaker(name))]
+
+    assert _digest(rows("Ann")) == _digest(rows("Ann")) != _digest(rows("Bob"))
+
+
+def deep(n: int) -> Any:
+    value: Any = []
+    for _ in range(n):
+        value = [value]
+    return value
+
+
+DAMAGES: dict[str, Any] = {
+    "metrics of numbers": {"metrics": [1]},
+    "metrics of nothing": {"metrics": [{}]},
+    "metrics twice": lambda found: {"metrics": found["metrics"] * 2},
+    "metrics nested": {"metrics": [deep(50)]},
+    "accepted as text": lambda found: {"metrics": [{**found["metrics"][0], "accepted": "no"}]},
+    "states of text": {"states": ["x"]},
+    "state of a number": {"state": {"hint.instruction": 1}},
+    "state of another": {"state": {"other": "x"}},
+    "optimizer of nothing": {"optimizer": {}},
+    "negative steps": {"optimizer": {"steps": -1, "tried": {}}},
+    "fewer steps": {"optimizer": {"steps": 0, "tried": {}}},
+    "steps as text": {"optimizer": {"steps": "1", "tried": {}}},
+    "tried as a list": {"optimizer": {"steps": 1, "tried": []}},
+    "tried of numbers": {"optimizer": {"steps": 1, "tried": {"x": [1]}}},
+    "tried of a text": {"optimizer": {"steps": 1, "tried": {"x": "abc"}}},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_changes_nothing(damage: str, tmp_path: Path) -> None:
+    run(Agent(), Scripted(world), steps=1, run_dir=tmp_path)
+    file = tmp_path / "checkpoint.json"
+    found = json.loads(file.read_text())
+    change = DAMAGES[damage]
+    file.write_text(json.dumps({**found, **(change(found) if callable(change) else change)}))
+    agent, engine = Agent(), Scripted(world)
+    optimizer = optim.SGD(agent.to(engine).parameters(), engine=engine, candidates=2, seed=1)
+    before = optimizer.state_dict()
+    with pytest.raises(errors.UsageError, match=r"checkpoint\.json is damaged \("):
+        ta.fit(
+            agent,
+            TRAIN,
+            nn.ExactMatchLoss(),
+            optimizer,
+            val=VAL,
+            steps=2,
+            batch_size=4,
+            run_dir=tmp_path,
+        )
+    assert agent.state_dict() == Agent().state_dict()
+    assert optimizer.state_dict() == before and engine.calls == []
+
+
+@pytest.mark.parametrize("name", ["run.json", "checkpoint.json"])
+def test_a_file_that_is_nested_too_deeply_is_damaged(name: str, tmp_path: Path) -> None:
+    run(Agent(), Scripted(world), steps=1, run_dir=tmp_path)
+    (tmp_path / name).write_text("[" * 200_000)
+    with pytest.raises(errors.UsageError, match="is damaged"):
+        run(Agent(), Scripted(world), steps=1, run_dir=tmp_path)
+
+
+def test_a_checkpoint_without_its_run_is_not_taken_for_another_s(tmp_path: Path) -> None:
+    run(Agent(), Scripted(world), steps=1, run_dir=tmp_path)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(errors.UsageError, match=r"run\.json is damaged \(it is missing"):
+        run(Agent(), Scripted(world), steps=1, run_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["best.json", "metrics.jsonl", "checkpoint.json", "run.json"])
+def test_a_directory_in_the_place_of_a_file_is_found_before_paying(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).mkdir()
+    engine = Scripted(world)
+    with pytest.raises(errors.UsageError, match=f"its {name} is a directory"):
+        run(Agent(), engine, run_dir=tmp_path)
+    assert engine.calls == []
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a\ud800b", "~no-such-user/x", 5, b"x", "", ["x"]])
+def test_what_is_no_path_is_refused_wherever_one_is_given(path: Any) -> None:
+    engine = Scripted(world)
+    for give in (
+        lambda: run(Agent(), engine, run_dir=path),
+        lambda: ta.engines.caching(path).__enter__(),
+        lambda: ta.data.GSM8K(path),
+        lambda: ta.data.BBH(path, "snarks"),
+    ):
+        with pytest.raises(errors.UsageError):
+            give()
+    assert engine.calls == []
+
+
+def test_a_tilde_is_the_home_for_all_files_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    run(Agent(), Scripted(world), steps=1, run_dir="~/run")
+    names = {"run.json", "checkpoint.json", "calls.sqlite"}
+    assert names <= {file.name for file in (tmp_path / "home" / "run").iterdir()}
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("state", [None, {}, [], {"steps": 1}, {"steps": None, "tried": {}}, "x"])
+def test_an_optimizer_refuses_what_is_no_state(state: Any) -> None:
+    optimizer = optim.SGD([nn.Parameter("x", name="x")])
+    with pytest.raises(errors.StateError, match="an optimizer's state is"):
+        optimizer.load_state_dict(state)
+    assert optimizer.state_dict() == {"steps": 0, "tried": {"x": []}}
+
+
+def test_a_state_of_another_module_is_refused_in_a_line_one_can_read() -> None:
+    agent = Agent()
+    for state in ({f"part{i}": "x" for i in range(10_000)}, {"x" * 10**6: "x"}, {1: "x"}):
+        with pytest.raises(errors.StateError) as caught:
+            agent.load_state_dict(state)  # type: ignore[arg-type]
+        assert len(str(caught.value)) < 2000
+    assert agent.state_dict() == Agent().state_dict()
+
+
+# What cannot learn, or cannot be called
+
+
+def test_what_cannot_learn_is_refused_before_anything_is_spent() -> None:
+    def attempt(agent: Agent, params: Any, said: str) -> None:
+        engine = Scripted(world)
+        optimizer = optim.SGD(params, engine=engine)
+        with pytest.raises(errors.UsageError, match=said):
+            ta.fit(agent.to(engine), TRAIN, nn.ExactMatchLoss(), optimizer, steps=1, batch_size=2)
+        assert engine.calls == []
+
+    agent = Agent()
+    attempt(agent, Agent().parameters(), "are not parameters of this module")
+    attempt(agent, [*agent.parameters(), nn.Parameter("x", name="x")], "optimizer's x are not")
+    with ta.no_grad():
+        attempt(agent, agent.parameters(), "no_grad")
+    attempt(agent, agent.requires_grad_(False).parameters(), "requires_grad")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"rule": "semantic"}, "rule must be a function"),
+        ({"loss_fn": nn.ExactMatchLoss}, r"loss function is a class: pass .* ExactMatchLoss\(\)"),
+        ({"loss_fn": 3}, "loss function cannot be called"),
+        ({"loss_fn": lambda output: output}, "called as .output, target., but"),
+        ({"train": [Example("q", "a", speaker="Ann")]}, r"called as \(question=…, speaker=…\)"),
+        ({"val": [Example("q", "a", speaker="Ann")]}, r"called as \(question=…, speaker=…\)"),
+    ],
+)
+def test_what_cannot_be_called_is_refused_before_anything_is_spent(wrong: Any, said: str) -> None:
+    agent, engine = Agent(), Scripted(world)
+    optimizer = optim.SGD(agent.to(engine).parameters(), engine=engine)
+    given = {"train": TRAIN, "loss_fn": nn.ExactMatchLoss(), **wrong}
+    with pytest.raises(errors.UsageError, match=said):
+        ta.fit(agent, optimizer=optimizer, steps=1, batch_size=2, **given)
+    assert engine.calls == []
+
+
+# Why nothing changed
+
+
+def only_step(answer: Any, loss_fn: Any = None) -> tuple[dict[str, Any], str]:
+    agent, engine = nn.LLM("old"), Scripted(answer)
+    optimizer = optim.SGD(agent.to(engine).parameters(), engine=engine)
+    history = ta.fit(
+        agent,
+        [Example("a?", "right")],
+        loss_fn or nn.ExactMatchLoss(),
+        optimizer,
+        steps=1,
+        batch_size=1,
+    )
+    assert history.metrics[0]["why"][:40] in repr(history)
+    return history.metrics[0], history.metrics[0]["why"]
+
+
+def test_why_nothing_changed_where_no_answer_was_wrong() -> None:
+    metrics, why = only_step(lambda request: "right")
+    assert why == "no gradient: no answer was wrong" and not metrics["accepted"]
+
+
+def test_why_nothing_changed_where_the_feedback_is_empty() -> None:
+    _, why = only_step(lambda request: "wrong", nn.FunctionLoss(lambda output, target: (1.0, "")))
+    assert why == "no gradient: the feedback is empty, or reaches no parameter"
+
+
+def test_why_nothing_changed_where_rewrites_are_refused() -> None:
+    _, why = only_step(lambda r: "wrong" if r.purpose == "forward" else '{"prompt": "old"}')
+    assert why.startswith("rewrite refused: instruction: ")
+    assert "it is the same as the current instruction" in why
+
+
+def test_why_nothing_changed_where_no_rewrite_is_better() -> None:
+    _, why = only_step(lambda r: "wrong" if r.purpose == "forward" else '{"prompt": "new"}')
+    assert why == "not better than 1: 1"
+
+
+def test_a_step_that_changes_something_has_no_why() -> None:
+    history = run(Agent(), Scripted(world), steps=1)
+    assert history.metrics[0]["accepted"] and history.metrics[0]["why"] is None
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_sees_what_was_spent_and_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    history = run(Agent(), Scripted(world), steps=2, progress=True)
+    assert "2/2" in terminal.getvalue()
+    assert f"calls={history.usage.calls}" in terminal.getvalue()
+    ta.evaluate(Agent().to(Scripted(world)), VAL, nn.ExactMatchLoss(), progress=True)
+    assert "5/5" in terminal.getvalue()

@@ -212,3 +212,17 @@ def test_a_mean_takes_losses(losses: Any) -> None:
 def test_a_text_is_no_loss() -> None:
     with pytest.raises(errors.GraphError, match="is no loss"):
         leaf().item()
+
+
+@pytest.mark.parametrize("function", [lambda output: (0.0, ""), lambda: 0, len])
+def test_a_function_that_does_not_take_output_and_target_is_refused(function: Any) -> None:
+    with pytest.raises(ta.Error, match=r"called as \(output, target\)"):
+        nn.FunctionLoss(function)
+
+
+def test_an_extract_that_takes_or_returns_something_else_is_refused() -> None:
+    with pytest.raises(ta.Error, match=r"extract is called as \(output\)"):
+        nn.ExactMatchLoss(extract=lambda a, b: a)  # type: ignore[arg-type,misc]
+    loss = nn.ExactMatchLoss(extract=lambda text: [text])  # type: ignore[arg-type,return-value]
+    with pytest.raises(ta.Error, match="extract must return a str or None"):
+        loss("4", "4").item()

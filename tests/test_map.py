@@ -125,3 +125,9 @@ def test_a_bare_modules_call_names_the_line_of_the_map() -> None:
         y.data  # noqa: B018
     (note,) = caught.value.__notes__
     assert __file__ in note and "test_a_bare_modules_call" in note
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, "4", True])
+def test_a_number_of_workers_that_cannot_be_is_refused(workers: Any) -> None:
+    with pytest.raises(ta.errors.UsageError, match="max_workers must be a whole number"):
+        ta.map(str, [1], max_workers=workers)

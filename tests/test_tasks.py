@@ -88,3 +88,8 @@ def test_a_task_trains(tmp_path: Path) -> None:
     engine = engines.Scripted(lambda request: "fine")
     evaluation = ta.evaluate(task.agent.to(engine), task.test, ta.nn.ExactMatchLoss())
     assert evaluation.accuracy == 0
+
+
+def test_too_few_examples_are_counted_in_the_words_of_sizes(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"10 examples.* are too few: sizes=\(4, 4, 3\) takes 11"):
+        tasks.load("bbh/sums", bbh(tmp_path, 10), sizes=(4, 4, 3))

@@ -93,10 +93,10 @@ def train(arguments: Namespace) -> None:
     print(f"{_spent(budget.spent)}, {time.time() - started:.0f} s")
     print(f"the best state is in {harmless(str(out / 'best.json'))}")
     if after is None:
+        as_is = f", or with --steps {len(history.metrics)} measures what is trained so far"
         raise BudgetExceeded(
-            "the budget ran out at the held-out questions, after training. Nothing is lost: the "
-            "same command with a larger budget goes on with training, or measures what is there "
-            f"with --steps {len(history.metrics)}"
+            "the budget ran out at the held-out questions, after training. What was paid for is "
+            f"kept: the same command with a larger budget goes on{as_is if history.stopped else ''}"
         )
 
 

@@ -61,7 +61,8 @@ class ExactMatchLoss(Module):
     The feedback is the paper's: `The expected output is: "…".`
 
     Args:
-        extract: a function of the output that finds the answer in it, or None; by default the output itself.
+        extract: a function of the output that finds the answer in it, or None; by default the
+            output itself.
     """
 
     def __init__(self, extract: Callable[[str], str] | None = None) -> None:
