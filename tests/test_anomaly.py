@@ -216,6 +216,13 @@ def test_a_forward_pass_outside_is_told_by_the_instructions_name() -> None:
     assert "\n    module: parts.0.solve\n" in notes(caught.value)[0]
 
 
+def test_a_module_that_is_called_by_itself_is_told_by_its_class() -> None:
+    alone = nn.LLM("Solve it.").to(Scripted(playing(lambda request: "nonsense")))
+    with pytest.raises(errors.ReplyError) as caught, ta.detect_anomaly():
+        alone(hint=ta.TextVariable("x", requires_grad=True)).backward("f")
+    assert "\n    module: LLM\n" in notes(caught.value)[0]
+
+
 def test_outside_no_module_is_recorded_and_no_reply_kept() -> None:
     agent = Agent().to(Scripted(playing(agreeing)))
     output = agent("why?")

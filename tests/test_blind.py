@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,17 @@ def test_its_calls_are_concurrent() -> None:
     agent = Agent().to(Scripted(answer))
     wrong_answer(agent).backward(rule=rules.blind(rules.semantic))
     assert texts(agent.second.instruction) == ["change second"]
+
+
+def test_what_needs_no_waiting_stays_in_the_callers_thread() -> None:
+    threads = set()
+
+    def answer(request: Request) -> str:
+        threads.add(threading.get_ident())
+        return playing(agreeing)(request)  # type: ignore[return-value]
+
+    wrong_answer(Agent().to(Scripted(answer))).backward(rule=rules.blind(rules.semantic))
+    assert threads == {threading.get_ident()}
 
 
 def test_one_failing_call_fails_the_node(make: Make) -> None:

@@ -81,6 +81,7 @@ INDEX: dict[str, list[str]] = {
         "test_variable: a_hook_on_a_non_leaf_sees_the_whole_gradient_before_it_goes_on",
         "test_variable: a_removed_hook_does_not_run",
         "test_variable: hooks_of_leaves_stay_and_those_of_non_leaves_go",
+        "test_scale: a_hook_that_closes_over_its_variable_leaves_no_cycle_after_backward",
         "test_semantics: a_hook_that_raises_leaves_every_grad_as_it_was",
         "test_grad: hooks_run_and_what_they_return_is_the_gradient",
     ],

@@ -110,7 +110,7 @@ def warn(failures: Sequence[Failure]) -> None:
     if failures:
         warnings.warn(
             f"nothing passed backward through {len(failures)} of the calls; the first:"
-            f" {failures[0]}",
+            f" {failures[0]}; ta.detect_anomaly() tells on which data, and what was replied",
             BackwardWarning,
             stacklevel=3,
         )
