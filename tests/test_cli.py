@@ -11,7 +11,7 @@ from fault_server import Faults, answer, faults, refusal
 from test_tasks import bbh
 
 import textautograd
-from textautograd.cli import main, parser
+from textautograd.cli import in_options, main, parser
 
 
 def model(body: dict[str, Any]) -> Any:
@@ -352,3 +352,31 @@ def test_who_stops_reading_gets_no_traceback(tmp_path: Path) -> None:
         )
         os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("Pass download=True to fetch it", "Pass --download to fetch it"),
+        ("give cache= another path", "give --cache another path"),
+        ("usd=0.5 cannot be kept", "--budget-usd 0.5 cannot be kept"),
+        ("Limit calls= or tokens= instead", "Limit --budget-calls or --budget-tokens instead"),
+        ("sizes=(1, 2, 3) takes 6", "--sizes (1, 2, 3) takes 6"),
+        ("the server's address as api_base=", "the server's address as --api-base"),
+        ("at max_tokens = 512: raise max_tokens", "at --max-tokens 512: raise --max-tokens"),
+        ("Choose another run_dir", "Choose another --out"),
+        ("5 calls, 3 tokens; the file x_cache=1", "5 calls, 3 tokens; the file x_cache=1"),
+    ],
+)
+def test_the_library_s_words_become_options(said: str, meant: str) -> None:
+    assert in_options(said) == meant
+
+
+def test_an_error_does_not_tell_where_in_this_package_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = bbh(tmp_path / "data", 30)
+    with faults(refusal(404, "no such model")) as server:
+        assert train(server, root, tmp_path / "run") == 1
+    error = capsys.readouterr().err
+    assert "so did every other of the 8 samples" in error and "called at" not in error

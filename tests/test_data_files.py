@@ -290,3 +290,9 @@ class TestPublishedFiles:
         assert any('"' in ex.question for ex in dataset)
         parties = {ex.extra["party"] for ex in dataset}
         assert {"republican", "democrat"} <= parties and "none" not in parties
+
+
+@pytest.mark.parametrize("answers", [["true"], "true", {"true": 3}, {}, {"maybe": "Yes"}, None])
+def test_answers_that_cannot_be_are_refused_before_any_file_is_read(answers: Any) -> None:
+    with pytest.raises(UsageError, match="answers must map"):
+        LIAR("/nowhere", answers=answers)

@@ -6,7 +6,8 @@ import asyncio
 import gc
 import json
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import pytest
@@ -213,3 +214,14 @@ def test_a_forward_that_does_not_take_an_example_s_fields_is_named_before_any_ca
             ta.evaluate(agent, dataset, nn.ExactMatchLoss())
     assert engine.calls == []
     assert ta.evaluate(agent, [good], nn.ExactMatchLoss()).loss == 0
+
+
+def test_an_executor_that_fails_is_one_clear_error() -> None:
+    module, loss = nn.LLM("x").to(Scripted(lambda r: "x")), nn.ExactMatchLoss()
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    with pytest.raises(errors.UsageError, match="executor failed with RuntimeError"):
+        ta.evaluate(module, [Example("a?", "x")], loss, executor=executor)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        with pytest.raises(errors.UsageError, match="by pickle, which takes no lambda"):
+            ta.evaluate(module, [Example("a?", "x")], lambda o, t: loss(o, t), executor=processes)

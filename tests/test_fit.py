@@ -21,6 +21,7 @@ from textautograd.data import Example
 from textautograd.engines import Request, Scripted
 from textautograd.engines.cache import key_of
 from textautograd.evaluation import Row
+from textautograd.files import write_whole
 from textautograd.fit_gate import FitGate, compared, has_lost, wins
 
 # A world in which every improvement is an exclamation mark: a question is answered right by a
@@ -932,3 +933,29 @@ def test_a_terminal_sees_what_was_spent_and_how_far_it_is(monkeypatch: pytest.Mo
     assert f"calls={history.usage.calls}" in terminal.getvalue()
     ta.evaluate(Agent().to(Scripted(world)), VAL, nn.ExactMatchLoss(), progress=True)
     assert "5/5" in terminal.getvalue()
+
+
+def test_a_best_json_that_is_somebody_else_s_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "best.json").write_text("mine")
+    engine = Scripted(world)
+    with pytest.raises(errors.UsageError, match=r"holds a best\.json of no run"):
+        run(Agent(), engine, run_dir=tmp_path)
+    assert (tmp_path / "best.json").read_text() == "mine" and engine.calls == []
+
+
+def test_a_disk_that_is_full_says_that_the_run_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Path, content: bytes) -> None:
+        if file.name == "metrics.jsonl":
+            raise OSError(28, "No space left on device")
+        write_whole(file, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("textautograd.run_dir.write_whole", full)
+        with pytest.raises(errors.UsageError, match=r"metrics\.jsonl: No space left.* goes on"):
+            run(Agent(), Scripted(world), run_dir=tmp_path)
+    engine = Scripted(world)
+    resumed, expected = run(Agent(), engine, run_dir=tmp_path), undisturbed()
+    assert decisions(resumed.metrics) == decisions(expected.metrics)
+    assert len(engine.calls) < expected.usage.calls

@@ -16,8 +16,8 @@ ROOT = Path(textautograd.__file__).parent
 # packages; what is not named by itself belongs to the package that it is in.
 LEVELS = [
     ["errors"],
-    # on their own: names of functions, arguments, paths
-    ["calling", "identity", "paths", "terminal"],
+    # on their own: arguments, files, names of functions, terminals
+    ["calling", "files", "identity", "terminal"],
     # L0
     ["tape"],
     # L1

@@ -26,18 +26,18 @@ models:
 # What the library's messages call what the command line calls otherwise.
 _OPTIONS = {
     "download=True": "--download",
-    "api_base=": "--api-base ",
+    "api_base=": "--api-base",
     "api_base": "--api-base",
     "api_key=": "the provider's environment variable, such as OPENAI_API_KEY",
     "run_dir": "--out",
-    "cache=": "--cache ",
-    "sizes=": "--sizes ",
+    "cache=": "--cache",
+    "sizes=": "--sizes",
     "max_tokens =": "--max-tokens",
-    "max_tokens=": "--max-tokens ",
+    "max_tokens=": "--max-tokens",
     "max_tokens": "--max-tokens",
-    "usd=": "--budget-usd ",
-    "calls=": "--budget-calls ",
-    "tokens=": "--budget-tokens ",
+    "usd=": "--budget-usd",
+    "calls=": "--budget-calls",
+    "tokens=": "--budget-tokens",
 }
 
 
@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.run(arguments)
         sys.stdout.flush()
     except Error as error:
-        for line in (f"textautograd: {error}", *getattr(error, "__notes__", ())):
+        notes = (note for note in getattr(error, "__notes__", ()) if "called at" not in note)
+        for line in (f"textautograd: {error}", *notes):
             print(harmless(in_options(line)), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:  # who read the output has gone, as `head` does
@@ -68,9 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def in_options(message: str) -> str:
     """A message of the library in the command line's words."""
-    names = sorted(_OPTIONS, key=len, reverse=True)
-    pattern = rf"(?<![\w-])(?:{'|'.join(names)})"
-    return re.sub(pattern, lambda found: _OPTIONS[found[0]], message)
+    names = "|".join(sorted(_OPTIONS, key=len, reverse=True))
+    # usd=0.5 becomes --budget-usd 0.5
+    spaced = re.sub(rf"(?<![\w-])({names})(?<==)(?=[\w('\"])", r"\1 ", message)
+    return re.sub(rf"(?<![\w-])({names})", lambda found: _OPTIONS[found[0]], spaced)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -14,10 +15,9 @@ from textautograd import evaluation, tasks
 from textautograd.engines import Budget, caching, engine
 from textautograd.engines.base import Engine, Usage
 from textautograd.errors import BudgetExceeded, StateError, UsageError
+from textautograd.files import as_path, read_json, write_whole
 from textautograd.nn import ExactMatchLoss
 from textautograd.optim import SGD
-from textautograd.paths import as_path
-from textautograd.run_dir import read_json, write_whole
 from textautograd.terminal import harmless
 from textautograd.training import History, fit
 
@@ -81,10 +81,11 @@ def train(arguments: Namespace) -> None:
             after = evaluation.evaluate(agent, task.test, loss_fn, progress=True)
         except BudgetExceeded:
             after = None
-    write_whole(
-        out / "result.json",
-        json.dumps(_result(arguments, task, before, after, history), indent=1) + "\n",
-    )
+    result = _result(arguments, task, before, after, history)
+    try:
+        write_whole(out / "result.json", (json.dumps(result, indent=1) + "\n").encode())
+    except OSError as error:
+        print(f"{harmless(str(out / 'result.json'))} cannot be written: {error}", file=sys.stderr)
     if history.stopped:
         done = f"{len(history.metrics)} of {arguments.steps} steps"
         print(f"training stopped after {done}: the rest of the budget is for held-out questions")
@@ -102,6 +103,8 @@ def train(arguments: Namespace) -> None:
 
 def evaluate(arguments: Namespace) -> None:
     """`textautograd eval`."""
+    if arguments.sizes[2] == 0:
+        raise UsageError("eval needs at least one held-out example: the third of --sizes")
     task, model = _task_and_model(arguments)
     agent = task.agent.to(model)
     if arguments.state is not None:

@@ -12,7 +12,7 @@ from textautograd.data.example import Example
 from textautograd.data.sampling import check_dataset
 from textautograd.engines.base import Usage
 from textautograd.engines.budget import Budget
-from textautograd.errors import BudgetExceeded, UsageError
+from textautograd.errors import BudgetExceeded, Error, UsageError
 from textautograd.grad_mode import no_grad
 from textautograd.mapping import map as map_
 from textautograd.nn.module import Module, functional_call
@@ -107,10 +107,7 @@ def evaluate(
                 rows = map_(one, examples)
             else:
                 state = module.state_dict()
-                futures = [executor.submit(_remote, module, state, e, loss_fn) for e in examples]
-                for future in futures:
-                    future.add_done_callback(lambda _: bar.update())
-                rows = [future.result() for future in futures]
+                rows = _rows_of(executor, (module, state), examples, loss_fn, bar)
     return Evaluation(succeeded(rows), meter.spent)
 
 
@@ -191,6 +188,27 @@ def succeeded(rows: Iterable[Row]) -> list[Row]:
         rows[0].error.add_note(f"  so did every other of the {len(rows)} samples")
         raise rows[0].error
     return rows
+
+
+def _rows_of(
+    executor: Executor,
+    agent: tuple[Module, dict[str, str]],
+    examples: Sequence[Example],
+    loss_fn: Callable[[Any, str], TextVariable],
+    bar: Progress,
+) -> list[Row]:
+    try:
+        futures = [executor.submit(_remote, *agent, example, loss_fn) for example in examples]
+        for future in futures:
+            future.add_done_callback(lambda _: bar.update())
+        return [future.result() for future in futures]
+    except Error:
+        raise
+    except Exception as error:  # what samples raise is in their rows
+        raise UsageError(
+            f"evaluate: the executor failed with {type(error).__name__}: {error}. Another process "
+            "is sent module, example and loss by pickle, which takes no lambda"
+        ) from error
 
 
 def _remote(

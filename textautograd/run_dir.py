@@ -17,7 +17,7 @@ from types import UnionType
 from typing import Any
 
 from textautograd.errors import UsageError
-from textautograd.paths import as_path
+from textautograd.files import as_path, read_json, write_whole
 
 _WRITTEN = ("run.json", "checkpoint.json", "best.json", "metrics.jsonl", "states.jsonl")
 _NUMBER = int | float | None
@@ -76,6 +76,11 @@ class RunDir:
             if found != settings:
                 raise UsageError(_another(self.path, found, settings))
         else:
+            if not (self.path / "run.json").exists() and (self.path / "best.json").exists():
+                raise UsageError(
+                    f"{self.path} holds a best.json of no run that is here: move it, or choose "
+                    "another run_dir"
+                )
             self._write("best.json", state)
         self._write("run.json", settings)  # also where nothing changed: can it be written to?
 
@@ -118,41 +123,14 @@ class RunDir:
         self._replace(name, json.dumps(value, indent=1))
 
     def _replace(self, name: str, text: str) -> None:
-        write_whole(self.path / name, text)
-
-
-def read_json(file: Path) -> Any:
-    """The value that a file holds.
-
-    Raises:
-        ValueError: it cannot be read, or holds no JSON.
-    """
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise ValueError(error.strerror or str(error)) from error
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Writes a file so that nobody sees half of it.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    part = file.with_name(file.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(file)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {file}: {error.strerror or error}. When that is mended, the same call "
-            "goes on where this one ended"
-        ) from error
+        file = self.path / name
+        try:
+            write_whole(file, text.encode())
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {file}: {error.strerror or error}. When that is mended, the same "
+                "call goes on where this one ended"
+            ) from error
 
 
 def misfit(value: Any, shape: Any, where: str = "it") -> str | None:

@@ -1,11 +1,11 @@
 """Fetches a dataset's file from where its authors publish it, whole or not at all."""
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textautograd.errors import DataError
+from textautograd.files import write_whole
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -48,15 +48,10 @@ def fetch(url: str, *, member: str | None = None) -> bytes:
 
 
 def save(raw: bytes, path: Path) -> None:
-    """Writes a file so that nobody sees half of it: under another name first, then renamed."""
-    part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
+    """Writes a file, and the directory that it is in."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(raw)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(path, raw)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error}") from error
 

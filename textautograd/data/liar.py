@@ -50,7 +50,8 @@ class LIAR(Published):
         *,
         answers: Mapping[str, str] = ANSWERS,
     ) -> None:
-        if not answers or not set(answers) <= set(LABELS):
+        texts = isinstance(answers, Mapping) and all(isinstance(a, str) for a in answers.values())
+        if not texts or not answers or not set(answers) <= set(LABELS):
             raise UsageError(
                 f"LIAR: answers must map some of the labels {', '.join(LABELS)}; got {answers!r}"
             )

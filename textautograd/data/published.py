@@ -8,7 +8,7 @@ from typing import overload
 from textautograd.data.download import ADDRESSES, fetch, save
 from textautograd.data.example import Example
 from textautograd.errors import DataError, UsageError
-from textautograd.paths import as_path
+from textautograd.files import as_path
 
 Parse = Callable[[bytes, str], list[Example]]
 

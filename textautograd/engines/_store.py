@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from textautograd.errors import UsageError
-from textautograd.paths import as_path
+from textautograd.files import as_path
 
 if TYPE_CHECKING:
     from sqlite3 import Connection, Cursor
