@@ -253,6 +253,79 @@ def test_backward_refuses_what_is_no_rule(rule: Any) -> None:
     assert agent.solve.instruction.grad is None
 
 
+@pytest.mark.parametrize("wrong", [{"engine": 3}, {"rule": "semantic"}, {"rule": 3}])
+def test_backward_refuses_them_also_where_it_would_not_use_them(wrong: Any) -> None:
+    x = ta.TextVariable("x", requires_grad=True)
+    with pytest.raises(errors.UsageError):
+        (x + "y").backward("change", **wrong)
+    assert x.grad is None
+
+
+def complete(**changed: Any) -> Any:
+    from textautograd.functional import complete
+
+    given = {"instruction": "Say it.", "inputs": {"q": "why?"}, "engine": Scripted(sane)}
+    return complete(**{**given, **changed})
+
+
+X = ta.TextVariable("x")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: complete(instruction=None),
+        lambda: complete(inputs=None),
+        lambda: complete(inputs=["why?"]),
+        lambda: complete(inputs="why?"),
+        lambda: complete(inputs={}),
+        lambda: complete(inputs={3: "why?"}),
+        lambda: complete(inputs={"q": 3}),
+        lambda: complete(inputs={"instruction": "x"}),
+        lambda: complete(engine=3),
+        lambda: complete(output_format=3),
+        lambda: complete(max_tokens="9"),
+        lambda: complete(max_tokens=0),
+        lambda: complete(temperature="hot"),
+        lambda: complete(temperature=float("inf")),
+        lambda: ta.cat(None),
+        lambda: ta.cat(3),
+        lambda: ta.cat(X),
+        lambda: ta.cat("ab"),
+        lambda: ta.cat({"a": "b"}),
+        lambda: ta.cat({X, ta.TextVariable("y")}),
+        lambda: ta.cat([X], sep=None),
+        lambda: ta.mean(None),
+        lambda: ta.mean(3),
+        lambda: ta.mean(X),
+        lambda: ta.mean([X]).item(),
+        lambda: ta.mean([3.0]),
+        lambda: ta.mean({"a": X}),
+        lambda: ta.select(None, 0),
+        lambda: ta.select({"a": X}, 0),
+        lambda: ta.select([X, 3], 0),
+        lambda: ta.select([X, "y"], "0"),
+        lambda: ta.select([X, "y"], 0.0),
+        lambda: ta.select([X, "y"], None),
+        lambda: ta.select([X, "y"], 2),
+        lambda: ta.fill("{a}", a=None),
+        lambda: ta.fill(["{a}"], a="x"),
+        lambda: ta.no_grad(5),
+        lambda: ta.no_grad()("text"),
+    ],
+)
+def test_careless_calls_are_one_clear_error_at_once(use: Any) -> None:
+    with pytest.raises(errors.UsageError):
+        use()
+
+
+def test_what_an_index_may_be() -> None:
+    import numpy
+
+    for index in (1, -1, True, numpy.int64(1)):
+        assert ta.select(["a", "b"], index).data == "b"  # type: ignore[arg-type]
+
+
 def test_a_module_without_parameters() -> None:
     class Shout(nn.Module):
         def forward(self, question: str) -> str:

@@ -820,12 +820,23 @@ def test_a_tilde_is_the_home_for_all_files_of_a_run(
     assert not (tmp_path / "~").exists()
 
 
-@pytest.mark.parametrize("state", [None, {}, [], {"steps": 1}, {"steps": None, "tried": {}}, "x"])
+@pytest.mark.parametrize(
+    "state",
+    [
+        None,
+        {},
+        [],
+        {"steps": 1},
+        {"steps": None, "tried": {}},
+        "x",
+        {"steps": 1, "tried": {}, "refused": 3},
+    ],
+)
 def test_an_optimizer_refuses_what_is_no_state(state: Any) -> None:
     optimizer = optim.SGD([nn.Parameter("x", name="x")])
     with pytest.raises(errors.StateError, match="an optimizer's state is"):
         optimizer.load_state_dict(state)
-    assert optimizer.state_dict() == {"steps": 0, "tried": {"x": []}}
+    assert optimizer.state_dict() == {"steps": 0, "tried": {"x": []}, "refused": []}
 
 
 def test_a_state_of_another_module_is_refused_in_a_line_one_can_read() -> None:

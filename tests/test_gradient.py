@@ -185,6 +185,24 @@ def test_only_a_text_or_a_gradient_is_taken_for_one(wrong: Any) -> None:
         as_gradient(wrong)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"inputs": "text"},
+        {"inputs": [("q", "a")]},
+        {"inputs": {3: "a"}},
+        {"inputs": {"q": 3}},
+        {"inputs": {"q": ta.TextVariable("a")}},
+        {"output": 3},
+        {"output": ta.TextVariable("a")},
+    ],
+)
+def test_what_a_feedback_is_about_is_text(wrong: Any) -> None:
+    with pytest.raises(ta.errors.UsageError, match="a feedback's"):
+        ta.Feedback("text", **wrong)
+    ta.Feedback("text", inputs={}, output="")
+
+
 def test_a_feedback_is_a_text() -> None:
     with pytest.raises(ta.errors.UsageError, match="int"):
         Feedback(5)  # type: ignore[arg-type]

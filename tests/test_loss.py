@@ -161,6 +161,15 @@ def test_a_bad_score_is_repaired_once(bad: str | Reply) -> None:
     assert len(engine.calls) == 2
 
 
+@pytest.mark.parametrize("feedback", ["", "  ", None])
+@pytest.mark.parametrize("score", [1, 1.0, "1"])
+def test_a_perfect_score_needs_no_feedback(feedback: Any, score: Any) -> None:
+    engine, x = judging(verdict(score, feedback)), leaf()
+    loss = nn.JudgeLoss("Be brief.", engine=engine)(x)
+    loss.backward()
+    assert loss.item() == 0 and x.grad is None and len(engine.calls) == 1
+
+
 def test_a_judge_without_schemas_answers_between_tags() -> None:
     engine = judging("Hm.\n<feedback>be shorter</feedback>\n<score> 0.5 </score>")
     engine.structured = "tagged"  # type: ignore[attr-defined]
@@ -184,6 +193,51 @@ def test_judges_of_a_batch_run_together() -> None:
 
     loss = nn.JudgeLoss("Be brief.", engine=Scripted(answer))
     assert ta.mean([loss(leaf(str(i))) for i in range(3)]).item() == 1
+
+
+# FunctionLoss
+
+
+@pytest.mark.parametrize("loss", [0, 0.5, 3, True, False, 1e300])
+def test_a_function_gives_a_number_and_says_why(loss: Any) -> None:
+    found = nn.FunctionLoss(lambda output, target: (loss, f"{output}, {target}"))("a", "b")
+    assert found.item() == loss and str(found) == "a, b"
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        (10**400, "x"),
+        (-(10**400), "x"),
+        (float("nan"), "x"),
+        (float("inf"), "x"),
+        (-0.1, "x"),
+        ("0", "x"),
+        (None, "x"),
+        (0.5, None),
+        (0.5, b"x"),
+        (0.5,),
+        (0.5, "x", "y"),
+        0.5,
+        None,
+        "0.5, x",
+        {"loss": 0.5},
+    ],
+)
+def test_a_function_that_returns_something_else_is_told_what_it_must(returned: Any) -> None:
+    loss = nn.FunctionLoss(lambda output, target: returned)("a", "b")
+    with pytest.raises(errors.UsageError, match=r"must return \(loss, feedback\), a finite number"):
+        loss.item()
+
+
+def test_losses_show_what_they_are_made_of() -> None:
+    def short(output: str, target: str) -> tuple[float, str]:
+        return 0, ""
+
+    assert repr(nn.FunctionLoss(short)).endswith(".<locals>.short)")
+    assert repr(nn.JudgeLoss("Be brief.")) == "JudgeLoss('Be brief.')"
+    assert repr(nn.ExactMatchLoss()) == "ExactMatchLoss()"
+    assert repr(nn.ExactMatchLoss(str.strip)) == "ExactMatchLoss(extract=str.strip)"
 
 
 # The mean

@@ -79,6 +79,45 @@ def cyclic() -> Pair:
     return module
 
 
+@pytest.mark.parametrize(
+    ("parts", "name", "places"),
+    [
+        ({1: "a", "1": "b"}, "parts.1", "['parts'][1] and ['parts']['1']"),
+        ({"a.b": "a", "a": {"b": "b"}}, "parts.a.b", "['parts']['a.b'] and ['parts']['a']['b']"),
+        ({"0": {"x": "a"}, "0.x": "b"}, "parts.0.x", "['parts']['0']['x'] and ['parts']['0.x']"),
+    ],
+)
+def test_two_parts_of_one_name_are_refused_and_both_named(
+    parts: Any, name: str, places: str
+) -> None:
+    def build(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: build(p) for key, p in part.items()}
+        return nn.Parameter(part)
+
+    module: Any = nn.Module()
+    module.parts = build(parts)
+    for use in (
+        lambda: module.state_dict(),
+        lambda: module.load_state_dict({}),
+        lambda: list(module.parameters()),
+        lambda: module.to(Scripted(echo)),
+        lambda: ta.functional_call(module, {}),
+    ):
+        with pytest.raises(errors.UsageError) as caught:
+            use()
+        assert repr(name) in str(caught.value) and places in str(caught.value)
+    shared = nn.Parameter("x")
+    module.parts = {1: shared, "1": shared}  # one part, under two names
+    assert module.state_dict() == {"parts.1": "x"}
+
+
+def test_two_modules_of_one_name_are_refused() -> None:
+    module = nn.ModuleDict({"a": nn.ModuleDict({"b": nn.LLM("x")}), "a.b": nn.LLM("y")})
+    with pytest.raises(errors.UsageError, match=r"called 'a.b': \['a'\]\['b'\] and \['a.b'\]"):
+        module.state_dict()
+
+
 def test_cycles_are_walked_once() -> None:
     module = cyclic()
     assert list(module.state_dict()) == ["hint.instruction", "solve.instruction"]
@@ -358,6 +397,53 @@ def test_containers_hold_modules_only(wrong: Any) -> None:
         wrong()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: nn.ModuleDict([("a", nn.LLM("a"))]),  # type: ignore[arg-type]
+        lambda: nn.ModuleDict(3),  # type: ignore[arg-type]
+        lambda: nn.ModuleDict({1: nn.LLM("a")}),  # type: ignore[dict-item]
+        lambda: nn.ModuleDict().__setitem__(1, nn.LLM("a")),  # type: ignore[index]
+        lambda: nn.ModuleList(None),  # type: ignore[arg-type]
+        lambda: nn.ModuleList(nn.LLM("a")),  # type: ignore[arg-type]
+        lambda: nn.ModuleList({"a": nn.LLM("a")}),  # type: ignore[arg-type]
+        lambda: nn.ModuleList("ab"),  # type: ignore[arg-type]
+        lambda: nn.Sequential([nn.LLM("a")]),  # type: ignore[arg-type]
+        lambda: nn.LLM("a").register_forward_hook(5),  # type: ignore[arg-type]
+        lambda: nn.LLM("a").register_forward_pre_hook("f"),  # type: ignore[arg-type]
+        lambda: setattr(nn.LLM("a"), "instruction", "b"),
+        lambda: setattr(nn.LLM("a"), "instruction", ta.TextVariable("b")),
+        lambda: nn.Parameter("a", "b"),  # type: ignore[arg-type]
+        lambda: nn.Parameter("a", name=5),  # type: ignore[arg-type]
+        lambda: nn.Parameter("a", 1),  # type: ignore[arg-type]
+    ],
+)
+def test_careless_use_of_modules_is_one_clear_error(wrong: Any) -> None:
+    with pytest.raises(errors.UsageError):
+        wrong()
+
+
+def test_an_llm_shows_what_it_sends() -> None:
+    class Solver(nn.LLM):
+        pass
+
+    shown = repr(Solver("Solve it.", output_format="A number.", max_tokens=9, temperature=0.5))
+    assert shown == "Solver('Solve it.', output_format='A number.', max_tokens=9, temperature=0.5)"
+
+
+def test_what_is_no_instruction_is_called_so() -> None:
+    with pytest.raises(errors.UsageError, match="the instruction must be a str, not int"):
+        nn.LLM(3)  # type: ignore[arg-type]
+
+
+def test_another_parameter_may_be_given_as_the_instruction() -> None:
+    module, shared = nn.LLM("a"), nn.Parameter("b")
+    module.instruction = shared
+    assert module.instruction is shared and copy.deepcopy(module).state_dict() == {
+        "instruction": "b"
+    }
+
+
 def test_repr_is_a_tree() -> None:
     class Agent(nn.Module):
         def __init__(self) -> None:
@@ -529,6 +615,10 @@ def test_a_call_that_cannot_work_is_refused_before_anything_is_spent(call: Any) 
         lambda: nn.LLM("x", temperature=-1),
         lambda: nn.LLM("x", temperature=float("nan")),
         lambda: nn.LLM("x", temperature="hot"),  # type: ignore[arg-type]
+        lambda: nn.LLM("x", temperature=True),
+        lambda: nn.LLM("x", temperature=float("inf")),
+        lambda: nn.LLM("x", max_tokens=True),
+        lambda: nn.LLM("x", max_tokens=9.5),  # type: ignore[arg-type]
         lambda: nn.JudgeLoss(3),  # type: ignore[arg-type]
         lambda: nn.JudgeLoss("x", engine=3),  # type: ignore[arg-type]
         lambda: nn.ExactMatchLoss("x"),  # type: ignore[arg-type]

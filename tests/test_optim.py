@@ -209,7 +209,7 @@ def test_any_text_is_taken_whole_and_literally(text: str, structured: str) -> No
     reply = said(text) if structured == "schema" else f"I see.\n<prompt>\n{text}\n</prompt>"
     engine = sequence(reply)
     engine.structured = structured  # type: ignore[attr-defined]
-    assert optim.SGD([x], engine=engine).step().accepted
+    assert optim.SGD([x], engine=engine, check=lambda *_: None).step().accepted
     assert x.data == text and type(x.data) is str
     x.grad = ta.Gradient(["and again"])
     second = sequence(said("other"))
@@ -222,6 +222,58 @@ def test_words_that_the_instruction_had_already_are_no_copy() -> None:
     x = param(old, question=QUESTION)
     new = f"{QUESTION}? Such questions want one number and no unit."
     assert optim.SGD([x], engine=sequence(said(new))).step().accepted
+
+
+def test_a_refused_rewrite_is_not_drawn_again_from_the_same_request() -> None:
+    x = param()
+    engine = Scripted(lambda r: said("old"))
+    optimizer = optim.SGD([x], engine=engine, seed=3)
+    assert not optimizer.step().accepted
+    state = json.loads(json.dumps(optimizer.state_dict()))
+    first, again = engine.calls
+    assert (first.temperature, first.sample, again.temperature) == (0.0, 0, 0.0)
+    resumed = optim.SGD([x], engine=engine, seed=3)
+    resumed.load_state_dict(state)
+    for each in (optimizer, resumed):
+        each.step()
+        second = engine.calls[-2]
+        assert second.messages == first.messages
+        assert (second.temperature, second.sample) == (1.0, 3_001_000)
+
+
+def test_a_refused_rewrite_changes_no_other_request() -> None:
+    x, y = param("old x", "x"), param("old y", "y")
+    engine = Scripted(lambda r: said("old x") if "old x" in user_text(r) else said("new y"))
+    optimizer = optim.SGD([x, y], engine=engine)
+    optimizer.step()
+    assert y.data == "new y"
+    x.grad = ta.Gradient([Feedback("other evidence", output="o")])
+    y.grad = ta.Gradient([Feedback("more evidence", output="o")])
+    del engine.calls[:]
+    optimizer.step()
+    assert {(call.temperature, call.sample) for call in engine.calls} == {(0.0, 0)}
+
+
+def test_state_of_before_there_were_refusals_can_be_loaded() -> None:
+    optimizer = optim.SGD([param()])
+    optimizer.load_state_dict({"steps": 2, "tried": {"x": ["a"]}})
+    assert optimizer.state_dict() == {"steps": 2, "tried": {"x": ["a"]}, "refused": []}
+
+
+def test_the_check_is_a_setting() -> None:
+    seen: list[Any] = []
+
+    def check(new: str, old: str, tried: Any, data: Any) -> str | None:
+        seen.append((new, old, list(tried), list(data)))
+        return "too long" if len(new) > 5 else optim.objection(new, old, tried, data)
+
+    x = param(question="why so?")
+    engine = sequence(said("far too long"), said("short"))
+    optimizer = optim.SGD([x], engine=engine, check=check)
+    assert optimizer.step(lambda: 1.0).candidates[0].state == {"x": "short"}
+    assert seen == [("far too long", "old", [], ["why so?"]), ("short", "old", [], ["why so?"])]
+    assert "too long" in engine.calls[1].messages[-1]["content"]
+    assert optimizer.settings()["check"] != optim.SGD([x]).settings()["check"] == "objection"
 
 
 # All or nothing
@@ -292,6 +344,19 @@ def test_a_step_without_gradients_says_so() -> None:
 # The optimizer itself
 
 
+def test_its_repr_shows_its_settings() -> None:
+    shown = repr(optim.SGD([param()], examples=3, prompt=lambda *_: []))
+    assert shown.startswith(
+        "SGD(1 parameter, step 0, candidates=1, seed=0, examples=3, temperature=1.0, prompt='"
+    )
+
+
+def test_a_name_that_looks_like_a_made_up_one_is_no_clash() -> None:
+    texts = ["x", "x#2", "x", "parameter4", None]
+    names = optim.SGD([nn.Parameter("text", name=name) for name in texts]).names
+    assert len(set(names)) == 5
+
+
 def test_zero_grad_and_names() -> None:
     x, y, unnamed = param(name="x"), param(name="x"), nn.Parameter("z")
     optimizer = optim.SGD([x, y, unnamed])
@@ -326,6 +391,13 @@ def test_its_state_is_json_and_comes_back() -> None:
         lambda: optim.SGD(nn.LLM("x")),  # type: ignore[arg-type]
         lambda: optim.SGD(None),  # type: ignore[arg-type]
         lambda: optim.SGD([param()], candidates="3"),  # type: ignore[arg-type]
+        lambda: optim.SGD([param()], prompt=5),  # type: ignore[arg-type]
+        lambda: optim.SGD([param()], check=None),  # type: ignore[arg-type]
+        lambda: optim.SGD([param()], temperature=float("inf")),
+        lambda: optim.SGD([param()], temperature=float("nan")),
+        lambda: optim.SGD([param()], temperature=True),
+        lambda: optim.SGD([param()], temperature="x"),  # type: ignore[arg-type]
+        lambda: optim.SGD([param()], seed=1.5),  # type: ignore[arg-type]
     ],
 )
 def test_arguments_that_cannot_work_are_refused(wrong: Any) -> None:

@@ -133,6 +133,78 @@ def test_comparison_with_a_text_raises_and_identity_is_equality() -> None:
     assert len({x, y, x}) == 2
 
 
+def test_a_gradient_can_be_assigned_and_nothing_else() -> None:
+    x = ta.TextVariable("x", requires_grad=True)
+    x.grad = "be brief"
+    assert x.grad == ta.Gradient(["be brief"])
+    for wrong in (5, ["be brief"], ta.Feedback("be brief"), x, b"x"):
+        with pytest.raises(UsageError, match="a gradient is a str or a Gradient"):
+            x.grad = wrong  # type: ignore[assignment]
+    assert x.grad == ta.Gradient(["be brief"])
+    x.grad = None
+    assert x.grad is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: ta.TextVariable("x", name=5),  # type: ignore[arg-type]
+        lambda: ta.TextVariable("x", requires_grad="yes"),  # type: ignore[arg-type]
+        lambda: setattr(ta.TextVariable("x"), "requires_grad", "yes"),
+        lambda: ta.TextVariable("x", requires_grad=True).register_hook(5),  # type: ignore[arg-type]
+    ],
+)
+def test_careless_use_is_one_clear_error(wrong: Any) -> None:
+    with pytest.raises(UsageError):
+        wrong()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x: x < "y",
+        lambda x: "y" > x,
+        lambda x: x <= x,
+        lambda x: x >= 0.5,
+        lambda x: sorted([x, x]),
+        lambda x: len(x),
+        lambda x: x[0],
+        lambda x: x[1:],
+        lambda x: list(x),
+        lambda x: [c for c in x],
+        lambda x: "a" in x,
+        lambda x: x == 0,
+        lambda x: x != 0.5,
+    ],
+)
+def test_what_only_its_text_or_number_can_do_says_where_that_is(use: Any) -> None:
+    for x in (ta.TextVariable("a text"), nn.ExactMatchLoss()("a", "b")):
+        with pytest.raises(UsageError, match=r"\.data.*\.item\(\)"):
+            use(x)
+
+
+def test_sum_says_what_to_use() -> None:
+    losses = [nn.ExactMatchLoss()("a", "b")] * 2
+    with pytest.raises(UsageError, match=r"ta\.mean.*ta\.cat"):
+        sum(losses)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        3 + losses[0]  # type: ignore[operator]
+
+
+def test_formatting_is_the_texts_and_a_losss_is_the_numbers() -> None:
+    x, loss = ta.TextVariable("abc"), nn.ExactMatchLoss()("a", "b")
+    assert f"{x}|{x:>5}|{x!s:.1}" == "abc|  abc|a"
+    assert f"{loss:.2f}" == "1.00" and f"{loss}" == str(loss)
+    assert float(loss) == 1.0
+    with pytest.raises(GraphError):
+        float(x)
+
+
+def test_a_loss_is_true_unless_it_is_0() -> None:
+    assert [bool(nn.ExactMatchLoss()(x, "a")) for x in "ab"] == [False, True]
+    assert str(nn.ExactMatchLoss()("a", "a"))
+
+
 def test_truth_is_the_texts() -> None:
     assert TextVariable("no")
     assert not TextVariable("")

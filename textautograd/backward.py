@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from textautograd import anomaly, dispatch
 from textautograd.base import Variable
+from textautograd.engines import as_engine
 from textautograd.engines.ask import listening
 from textautograd.errors import EngineError, GraphError, ReplyError, UsageError
 from textautograd.grad_mode import is_anomaly_enabled
@@ -45,7 +46,7 @@ def backward(
     reached, failures = _run(walk, roots, lambda v: v.is_leaf or v._retains_grad, rule, engine)
     with _accumulating:
         for variable, gradient in reached.items():
-            variable.grad = gradient if variable.grad is None else variable.grad + gradient
+            variable._grad = gradient if variable._grad is None else variable._grad + gradient
     if not retain_graph:
         _free(walk)
     return failures
@@ -105,6 +106,17 @@ def grad(
     return tuple(map(reached.get, wanted))
 
 
+def as_rule(rule: Any) -> Any:
+    """The rule, if it is one.
+
+    Raises:
+        UsageError: it is no function.
+    """
+    if not callable(rule) or isinstance(rule, type):
+        raise UsageError(f"a rule is a function of (node, gradient, engine), not {rule!r}")
+    return rule
+
+
 def warn(failures: Sequence[Failure]) -> None:
     """A `BackwardWarning`, at the line of the caller's caller, if there were failures."""
     if failures:
@@ -127,6 +139,10 @@ def _run(
     engine: Any,
 ) -> tuple[dict[Any, Gradient], list[Failure]]:
     """The gradients of the wanted variables, and the nodes whose rule failed."""
+    if rule is not None:
+        as_rule(rule)
+    if engine is not None:
+        engine = as_engine(engine)
     for root, _ in roots:
         root.data  # noqa: B018  every value is there when rules run
     for variable in walk:

@@ -18,18 +18,17 @@ class Variable:
 
     __slots__ = (
         "__weakref__",
+        "_grad",
         "_hooks",
         "_modified_at",
         "_requires_grad",
         "_retains_grad",
         "_value",
         "_version",
-        "grad",
         "grad_fn",
         "name",
     )
 
-    grad: Any
     grad_fn: Node | None
     name: str | None
 
@@ -40,7 +39,7 @@ class Variable:
         self._hooks: dict[object, Callable[[Any], Any]] | None = None
         self._version = 0
         self._modified_at: Site | None = None
-        self.grad = None
+        self._grad: Any = None
         self.grad_fn = grad_fn
         self.name = name
 
@@ -48,6 +47,15 @@ class Variable:
     def data(self) -> Any:
         """The value; waits if it is still being computed."""
         raise NotImplementedError
+
+    @property
+    def grad(self) -> Any:
+        """The gradient that backward has accumulated, or `None`. Assignable."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, gradient: Any) -> None:
+        self._grad = None if gradient is None else self._as_gradient(gradient)
 
     @property
     def requires_grad(self) -> bool:
@@ -61,7 +69,9 @@ class Variable:
                 f"{self._title()} was computed: requires_grad can be set on leaves only; "
                 "detach() gives a leaf"
             )
-        self._requires_grad = bool(value)
+        if type(value) is not bool:
+            raise UsageError(f"requires_grad must be True or False, not {value!r}")
+        self._requires_grad = value
 
     @property
     def is_leaf(self) -> bool:
@@ -115,6 +125,8 @@ class RemovableHandle:
     """What registering a hook returns; `remove()` takes the hook away again."""
 
     def __init__(self, hooks: dict[object, Any], hook: Any) -> None:
+        if not callable(hook):
+            raise UsageError(f"a hook must be a function, not {hook!r}")
         self._hooks = hooks
         self._key = object()  # not the handle, which would close a cycle
         hooks[self._key] = hook

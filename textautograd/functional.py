@@ -5,11 +5,14 @@ For an exact operation the feedback on the whole is, unchanged, the feedback on 
 
 from __future__ import annotations
 
+import math
+import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from textautograd import rules
-from textautograd.engines import default_engine
+from textautograd.engines import as_engine, default_engine
 from textautograd.engines.ask import ask
 from textautograd.engines.base import Engine, Request
 from textautograd.errors import UsageError
@@ -20,17 +23,26 @@ from textautograd.tape import Node
 from textautograd.variable import Scored, TextVariable, apply, as_variable
 
 
+def _several(values: object, what: str) -> list[Any]:
+    """The items of a sequence of texts or losses, and of nothing that merely has items."""
+    if not isinstance(values, Iterable) or isinstance(
+        values, (str, bytes, Mapping, set, frozenset)
+    ):
+        shown = "one" if isinstance(values, (str, TextVariable)) else type(values).__name__
+        raise UsageError(f"{what}, not {shown}")
+    return list(values)
+
+
 def cat(parts: Sequence[TextVariable | str], sep: str = "\n") -> TextVariable:
     """Joins texts (`torch.cat`); each part gets the feedback on the whole.
 
     Raises:
         UsageError: if there are no parts, or one is no text.
     """
-    if isinstance(parts, (str, TextVariable)):
-        raise UsageError("cat takes a list of texts: cat([x, y])")
+    texts = _several(parts, "cat takes a list of texts, cat([x, y])")
     if not isinstance(sep, str):
         raise UsageError(f"cat's sep must be a str, not {type(sep).__name__}")
-    variables = [as_variable(part, f"part {i} of cat") for i, part in enumerate(parts)]
+    variables = [as_variable(part, f"part {i} of cat") for i, part in enumerate(texts)]
     if not variables:
         raise UsageError("cat needs at least one part")
     return apply(Join(len(variables), sep), *variables)
@@ -86,10 +98,17 @@ class Select(Operation):
 
 
 def select(options: Sequence[TextVariable | str], index: int) -> TextVariable:
-    """The option at `index`; the others get no gradient (`torch.select`)."""
-    if isinstance(options, (str, TextVariable)):
-        raise UsageError("select takes a list of texts: select([x, y], 0)")
-    variables = [as_variable(option, "an option of select") for option in options]
+    """The option at `index`; the others get no gradient (`torch.select`).
+
+    Raises:
+        UsageError: no list of texts, or no index of it.
+    """
+    texts = _several(options, "select takes a list of texts, select([x, y], 0)")
+    variables = [as_variable(text, f"option {i} of select") for i, text in enumerate(texts)]
+    try:
+        index = operator.index(index)
+    except TypeError:
+        raise UsageError(f"select's index must be an int, not {type(index).__name__}") from None
     if not -len(variables) <= index < len(variables):
         raise UsageError(f"index {index} is out of range for {len(variables)} options")
     return apply(Select(len(variables), index % len(variables)), *variables)
@@ -119,9 +138,7 @@ def mean(losses: Sequence[TextVariable]) -> TextVariable:
     Raises:
         UsageError: if there are none, or one is no loss (at once, or where its value is read).
     """
-    if isinstance(losses, TextVariable):
-        raise UsageError("mean takes a list of losses: mean([loss])")
-    losses = list(losses)
+    losses = _several(losses, "mean takes a list of losses, mean([loss])")
     if not losses:
         raise UsageError("mean of no losses: the batch is empty")
     for loss in losses:
@@ -187,7 +204,7 @@ def complete(
     instruction: TextVariable | str,
     inputs: Mapping[str, TextVariable | str],
     *,
-    engine: Engine | None = None,
+    engine: Engine | str | None = None,
     output_format: str | None = None,
     max_tokens: int | None = None,
     temperature: float | None = 0.0,
@@ -196,22 +213,50 @@ def complete(
 
     Args:
         inputs: name → text; the names appear in prompts, "instruction" is reserved.
-        engine: the context's default engine if `None`.
+        engine: an engine or its name; the context's default engine if `None`.
         output_format: appended to the instruction, never rewritten by an optimizer.
         max_tokens: of the reply; a reply that is cut off there is an error.
 
     Returns:
         The reply without the white space around it; still pending, most likely.
+
+    Raises:
+        UsageError: an argument that cannot work, before anything is spent.
     """
-    if "instruction" in inputs:
-        raise UsageError('an input cannot be named "instruction": the name is reserved')
+    if not isinstance(inputs, Mapping):
+        raise UsageError(f"a model's inputs are a dict of name → text, not {inputs!r}")
     if not inputs:
         raise UsageError("a model's call needs at least one input")
-    variables = [as_variable(text, f"input {name!r}") for name, text in inputs.items()]
-    operation = Complete(
-        ["instruction", *inputs], engine or default_engine(), output_format, max_tokens, temperature
-    )
+    variables = _named(inputs)
+    check_sampling(output_format, max_tokens, temperature)
+    resolved = default_engine() if engine is None else as_engine(engine)
+    operation = Complete(["instruction", *inputs], resolved, output_format, max_tokens, temperature)
     return apply(operation, as_variable(instruction, "the instruction"), *variables)
+
+
+def check_sampling(
+    output_format: str | None, max_tokens: int | None, temperature: float | None
+) -> None:
+    """Raises `UsageError` where a model's call cannot be made with these."""
+    if output_format is not None and not isinstance(output_format, str):
+        raise UsageError(f"output_format must be a str, not {type(output_format).__name__}")
+    if max_tokens is not None and (type(max_tokens) is not int or max_tokens < 1):
+        raise UsageError(f"max_tokens must be an int of at least 1, not {max_tokens!r}")
+    if temperature is not None and (
+        isinstance(temperature, bool)
+        or not isinstance(temperature, (int, float))
+        or not 0 <= temperature < math.inf
+    ):
+        raise UsageError(f"temperature must be a number of at least 0, not {temperature!r}")
+
+
+def _named(inputs: Mapping[str, TextVariable | str]) -> list[TextVariable]:
+    for name in inputs:
+        if not isinstance(name, str):
+            raise UsageError(f"an input's name must be a str, not {name!r}")
+    if "instruction" in inputs:
+        raise UsageError('an input cannot be named "instruction": the name is reserved')
+    return [as_variable(text, f"input {name!r}") for name, text in inputs.items()]
 
 
 class CallTool(Opaque):
@@ -246,7 +291,4 @@ def call_tool(function: Callable[..., str], **inputs: TextVariable | str) -> Tex
     """
     if not callable(function):
         raise UsageError(f"a tool is a function, not {type(function).__name__}")
-    if "instruction" in inputs:
-        raise UsageError('an input cannot be named "instruction": the name is reserved')
-    variables = [as_variable(text, f"input {name!r}") for name, text in inputs.items()]
-    return apply(CallTool(function, list(inputs)), *variables)
+    return apply(CallTool(function, list(inputs)), *_named(inputs))

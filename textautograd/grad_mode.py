@@ -7,6 +7,8 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
+from textautograd.errors import UsageError
+
 _enabled: ContextVar[bool] = ContextVar("textautograd_grad_enabled", default=True)
 _anomalies: ContextVar[bool] = ContextVar("textautograd_anomalies", default=False)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -51,6 +53,8 @@ class _Mode:
         self._variable.reset(self._tokens.pop())
 
     def __call__(self, function: F) -> F:
+        if not callable(function):
+            raise UsageError(f"no_grad decorates a function, and this is none: {function!r}")
         if inspect.isasyncgenfunction(function):
 
             @wraps(function)

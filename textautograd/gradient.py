@@ -23,6 +23,20 @@ class Feedback:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
             raise UsageError(f"a feedback's text must be a str, not {type(self.text).__name__}")
+        if self.output is not None and not isinstance(self.output, str):
+            raise UsageError(f"a feedback's output is a str, not {type(self.output).__name__}")
+        if self.inputs is None:
+            return
+        if not isinstance(self.inputs, Mapping):
+            raise UsageError(
+                f"a feedback's inputs are a dict of name → text, not {type(self.inputs).__name__}"
+            )
+        for name, text in self.inputs.items():
+            if not isinstance(name, str) or not isinstance(text, str):
+                raise UsageError(
+                    f"a feedback's inputs are a dict of name → text; {name!r} is a "
+                    f"{type(name).__name__}, its text a {type(text).__name__}"
+                )
 
 
 class Gradient(Sequence[Feedback]):

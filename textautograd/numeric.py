@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -221,7 +221,12 @@ class Array(Variable):
 
     __slots__ = ()
 
-    grad: Value | None
+    if TYPE_CHECKING:
+
+        @property
+        def grad(self) -> Value | None: ...
+        @grad.setter
+        def grad(self, gradient: Any) -> None: ...
 
     @property
     def data(self) -> Value:

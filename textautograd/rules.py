@@ -14,9 +14,10 @@ from copy import copy
 from typing import Any
 
 from textautograd import dispatch
-from textautograd.engines import as_engine, default_engine
+from textautograd.backward import as_rule
+from textautograd.engines import default_engine
 from textautograd.engines.base import Engine, Message, Request
-from textautograd.errors import GraphError, UsageError
+from textautograd.errors import GraphError
 from textautograd.gradient import Feedback, Gradient, as_gradient, listed
 from textautograd.prompts.form import Form, fill_in
 from textautograd.prompts.semantic import semantic as semantic_prompt
@@ -149,11 +150,7 @@ async def follow(rule: Rule, node: Node, gradient: Gradient, engine: Engine | No
 
     Raises:
         GraphError: if it is not one gradient, str or `None` per predecessor.
-        UsageError: if the rule is no function, or the engine none.
     """
-    as_rule(rule)
-    if engine is not None:
-        engine = as_engine(engine)
     if rule in (semantic, textgrad) or isinstance(rule, blind):
         return await rule(node, gradient, engine)
     pulled = await dispatch.in_thread(rule, node, gradient, engine)
@@ -178,17 +175,6 @@ def checked(pulled: Any, node: Node) -> Pulled:
                 "Gradient or None"
             )
     return [None if item is None else as_gradient(item) for item in pulled]
-
-
-def as_rule(rule: Rule) -> Rule:
-    """The rule, if it is one.
-
-    Raises:
-        UsageError: it is no function.
-    """
-    if not callable(rule) or isinstance(rule, type):
-        raise UsageError(f"a rule is a function of (node, gradient, engine), not {rule!r}")
-    return rule
 
 
 def _alone(node: Node, slot: int) -> Node:

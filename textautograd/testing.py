@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from textautograd.backward import as_rule
 from textautograd.engines import use_engine
 from textautograd.engines.base import Reply, Request
 from textautograd.engines.scripted import Scripted
@@ -17,7 +18,7 @@ from textautograd.functional import call_tool, complete
 from textautograd.grad_mode import no_grad
 from textautograd.gradient import Gradient, as_gradient
 from textautograd.numeric import Array, Value, array
-from textautograd.rules import Rule, as_rule
+from textautograd.rules import Rule
 from textautograd.tape import Node
 from textautograd.variable import TextVariable
 

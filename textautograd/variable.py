@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from textautograd import dispatch
 from textautograd.anomaly import within
@@ -44,12 +44,20 @@ class TextVariable(Variable):
 
     __slots__ = ()
 
-    grad: Gradient | None
+    if TYPE_CHECKING:
+
+        @property
+        def grad(self) -> Gradient | None: ...
+        @grad.setter
+        def grad(self, gradient: Gradient | str | None) -> None: ...
 
     def __init__(self, data: str, *, requires_grad: bool = False, name: str | None = None) -> None:
-        if isinstance(data, TextVariable):
-            data = data.data
-        _check_text(data, "data")
+        if type(data) is not str:
+            data = _text(data, "data")
+        if name is not None and not isinstance(name, str):
+            raise UsageError(f"a variable's name must be a str, not {name!r}")
+        if type(requires_grad) is not bool:
+            raise UsageError(f"requires_grad must be True or False, not {requires_grad!r}")
         self._set(data, None, requires_grad, name)
 
     @property
@@ -72,10 +80,7 @@ class TextVariable(Variable):
                 f"{self._title()} reads as a candidate's text here and cannot be assigned: "
                 "a gate's closure only evaluates"
             )
-        if isinstance(text, TextVariable):
-            text = text.data
-        _check_text(text, "data")
-        self._value = text
+        self._value = _text(text, "data")
         self._version += 1
         self._modified_at = dispatch.call_site()
 
@@ -132,6 +137,10 @@ class TextVariable(Variable):
         return apply(Join(2, ""), self, as_variable(other, "the right side of +"))
 
     def __radd__(self, other: str) -> TextVariable:
+        if isinstance(other, int) and other == 0:
+            raise UsageError(
+                "sum() adds numbers: use ta.mean([…]) for losses, ta.cat([…]) for texts"
+            )
         if not isinstance(other, str):
             return NotImplemented
         return apply(Join(2, ""), as_variable(other, "the left side of +"), self)
@@ -144,16 +153,32 @@ class TextVariable(Variable):
         return str.__str__(self.data)
 
     def __bool__(self) -> bool:
-        return bool(self.data)
+        value = self.data
+        return value.loss != 0 if isinstance(value, Scored) else bool(value)
+
+    def __float__(self) -> float:
+        return self.item()
+
+    def __format__(self, spec: str) -> str:
+        value = self.data
+        return format(value.loss if spec and isinstance(value, Scored) else str(self), spec)
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, str):
+        if isinstance(other, (str, int, float)):
             raise UsageError(
-                "a TextVariable is compared by identity, which is never equal to a str: "
-                "compare its .data"
+                "a TextVariable is compared by identity, which is never equal to a "
+                f"{type(other).__name__}: compare its .data, or the .item() of a loss"
             )
         return self is other
 
+    def _is_not_text(self, *_: object) -> NoReturn:
+        raise UsageError(
+            "a TextVariable is neither a str nor a number: do this with its .data, or with the "
+            ".item() of a loss"
+        )
+
+    __lt__ = __le__ = __gt__ = __ge__ = _is_not_text
+    __len__ = __getitem__ = __contains__ = _is_not_text
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
@@ -251,13 +276,15 @@ def as_variable(value: str | TextVariable, what: str) -> TextVariable:
     """A variable for an argument that may be a plain str."""
     if isinstance(value, TextVariable):
         return value
-    _check_text(value, what)
-    return _made(value, None, False, None)
+    return _made(_text(value, what), None, False, None)
 
 
-def _check_text(value: object, what: str) -> None:
-    if not isinstance(value, str):
-        raise UsageError(f"{what} must be a str or a TextVariable, not {type(value).__name__}")
+def _text(value: object, what: str) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, TextVariable):
+        return value.data
+    raise UsageError(f"{what} must be a str or a TextVariable, not {type(value).__name__}")
 
 
 def _made(value: Any, grad_fn: Node | None, requires_grad: bool, name: str | None) -> TextVariable:

@@ -42,6 +42,8 @@ class ModuleList(_Listed):
     """A list of modules."""
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
+        if not isinstance(modules, Iterable) or isinstance(modules, (str, Mapping)):
+            raise UsageError(f"a ModuleList takes a list of modules, not {modules!r}")
         self.items = [_module(module) for module in modules]
 
     def append(self, module: Module) -> ModuleList:
@@ -54,12 +56,18 @@ class ModuleDict(Container):
     """A dict of modules."""
 
     def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
-        self.items_by_name = {str(k): _module(m) for k, m in (modules or {}).items()}
+        if modules is not None and not isinstance(modules, Mapping):
+            raise UsageError(f"a ModuleDict takes a dict of modules, not {modules!r}")
+        self.items_by_name: dict[str, Module] = {}
+        for name, module in (modules or {}).items():
+            self[name] = module
 
     def _named_parts(self) -> Iterator[tuple[str, Module]]:
         yield from self.items_by_name.items()
 
     def __setitem__(self, name: str, module: Module) -> None:
+        if not isinstance(name, str):
+            raise UsageError(f"a module's name must be a str, not {name!r}")
         self.items_by_name[name] = _module(module)
 
     def __getitem__(self, name: str) -> Module:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import reprlib
 
-from textautograd.data.sampling import check_int
-from textautograd.engines import as_engine, default_engine
+from textautograd.engines import as_engine
 from textautograd.engines.base import Engine
 from textautograd.errors import UsageError
-from textautograd.functional import complete
+from textautograd.functional import check_sampling, complete
 from textautograd.nn.module import Module, Parameter
 from textautograd.variable import TextVariable
 
@@ -36,21 +35,31 @@ class LLM(Module):
         max_tokens: int | None = None,
         temperature: float | None = 0.0,
     ) -> None:
+        if not isinstance(instruction, (str, TextVariable)):
+            raise UsageError(f"the instruction must be a str, not {type(instruction).__name__}")
+        check_sampling(output_format, max_tokens, temperature)
         if not isinstance(instruction, Parameter):
             instruction = Parameter(instruction)
-        if output_format is not None and not isinstance(output_format, str):
-            raise UsageError(f"output_format must be a str, not {type(output_format).__name__}")
-        if max_tokens is not None:
-            check_int("LLM", "max_tokens", max_tokens, at_least=1)
-        if temperature is not None and not (
-            isinstance(temperature, (int, float)) and temperature >= 0
-        ):
-            raise UsageError(f"temperature must be a number of at least 0, not {temperature!r}")
         self.instruction = instruction
         self.engine: Engine | None = None if engine is None else as_engine(engine)
         self.output_format = output_format
         self.max_tokens = max_tokens
         self.temperature = temperature
+
+    @property
+    def instruction(self) -> Parameter:
+        """What the model should do. Assign its `.data`, not the attribute, to give another text."""
+        found: Parameter = vars(self)["instruction"]
+        return found
+
+    @instruction.setter
+    def instruction(self, parameter: Parameter) -> None:
+        if not isinstance(parameter, Parameter):
+            raise UsageError(
+                f"an LLM's instruction is a Parameter, not {type(parameter).__name__}: "
+                "to give it another text, assign .instruction.data"
+            )
+        vars(self)["instruction"] = parameter
 
     def forward(self, *text: TextVariable | str, **inputs: TextVariable | str) -> TextVariable:
         """The model's reply, without the white space around it.
@@ -65,14 +74,21 @@ class LLM(Module):
         return complete(
             self.instruction,
             inputs,
-            engine=self.engine or default_engine(),
+            engine=self.engine,
             output_format=self.output_format,
             max_tokens=self.max_tokens,
             temperature=self.temperature,
         )
 
     def extra_repr(self) -> str:
-        return reprlib.repr(str(self.instruction))
+        shown = [reprlib.repr(str(self.instruction))]
+        if self.output_format is not None:
+            shown.append(f"output_format={reprlib.repr(self.output_format)}")
+        if self.max_tokens is not None:
+            shown.append(f"max_tokens={self.max_tokens}")
+        if self.temperature != 0:
+            shown.append(f"temperature={self.temperature}")
+        return ", ".join(shown)
 
     def __repr__(self) -> str:
-        return f"LLM({self.extra_repr()})"
+        return f"{type(self).__name__}({self.extra_repr()})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+import sys
 from collections.abc import Callable, Sequence
 
 from textautograd.calling import mismatch
@@ -72,6 +74,9 @@ class ExactMatchLoss(Module):
             raise UsageError(f"extract is called as (output), but {why}")
         self.extract = extract
 
+    def extra_repr(self) -> str:
+        return "" if self.extract is None else f"extract={_called(self.extract)}"
+
     def forward(self, output: TextVariable | str, target: str) -> TextVariable:
         """The loss of one output."""
         if not isinstance(target, str):
@@ -94,11 +99,11 @@ class Scoring(Loss):
     def forward(self, *texts: str) -> Scored:
         result = self.function(texts[0], self.target)
         match result:
-            case (int() | float() as loss, str(feedback)) if loss >= 0:
+            case (int() | float() as loss, str(feedback)) if 0 <= loss < sys.float_info.max:
                 return Scored(feedback, float(loss))
         raise UsageError(
-            f"the loss function must return (loss, feedback), a number of at least 0 and a str; "
-            f"it returned {result!r}"
+            f"the loss function must return (loss, feedback), a finite number of at least 0 and a "
+            f"str; it returned {reprlib.repr(result)}"
         )
 
 
@@ -116,9 +121,17 @@ class FunctionLoss(Module):
             raise UsageError(f"the loss is called as (output, target), but {why}")
         self.function = function
 
+    def extra_repr(self) -> str:
+        return _called(self.function)
+
     def forward(self, output: TextVariable | str, target: str) -> TextVariable:
         """The loss of one output."""
         return apply(Scoring(self.function, target), as_variable(output, "the output"))
+
+
+def _called(function: Callable[..., object]) -> str:
+    name: str = getattr(function, "__qualname__", type(function).__qualname__)
+    return name
 
 
 class Judge(Loss):
@@ -139,6 +152,9 @@ class Judge(Loss):
             FORM,
             lambda how: judge(self.criterion, texts[0], self.target, how),
             Request((), purpose="judge", temperature=0.0),
+            lambda parts: (
+                None if parts["feedback"] or parts["score"] == "1.0" else "'feedback' is empty"
+            ),
         )
         return Scored(parts["feedback"] or "", 1 - float(parts["score"] or 0))
 
@@ -146,7 +162,8 @@ class Judge(Loss):
 class JudgeLoss(Module):
     """A model judges the output: one call for a score in [0, 1] and feedback.
 
-    `.item()` is 1 - score. Backward needs no further call: the feedback is known by then.
+    `.item()` is 1 - score. Backward needs no further call: the feedback is known by then. Only a
+    score of 1 may come without feedback.
 
     Args:
         criterion: what a good output is; may be completed per call by `loss_fn(output, target)`.
@@ -158,6 +175,9 @@ class JudgeLoss(Module):
             raise UsageError(f"the criterion must be a str, not {type(criterion).__name__}")
         self.criterion = criterion
         self.engine: Engine | None = None if engine is None else as_engine(engine)
+
+    def extra_repr(self) -> str:
+        return reprlib.repr(self.criterion)
 
     def forward(self, output: TextVariable | str, target: str | None = None) -> TextVariable:
         """The loss of one output; a `target` is told to the judge as the expected output."""

@@ -140,7 +140,11 @@ class Module:
 
     def register_forward_hook(self, hook: Callable[[Any, Any, Any], Any]) -> RemovableHandle:
         """Calls `hook(module, args, output)` after `forward`; what it returns, unless `None`,
-        replaces the output."""
+        replaces the output.
+
+        Raises:
+            UsageError: it is no function.
+        """
         return RemovableHandle(self.__dict__.setdefault("_forward_hooks", {}), hook)
 
     def register_forward_pre_hook(self, hook: Callable[[Any, Any], Any]) -> RemovableHandle:
@@ -215,22 +219,39 @@ def _some(names: list[Any]) -> str:
     return f"[{shown}, … {len(names) - 10} more]" if len(names) > 10 else f"[{shown}]"
 
 
-def _walk(root: Module) -> Iterator[tuple[str, Module | Parameter]]:
-    """Modules and parameters with dotted names, depth first, each once."""
+def _walk(root: Module) -> list[tuple[str, Module | Parameter]]:
+    """Modules and parameters with dotted names, depth first, each once.
+
+    Raises:
+        UsageError: two of them have the same name, as `{"a.b": x, "a": {"b": y}}` and
+            `{1: x, "1": y}` would have it: one would be lost from the state.
+    """
+    found: list[tuple[str, Module | Parameter]] = []
+    places: dict[str, str] = {}
     seen: set[int] = set()
-    stack: list[tuple[str, Any]] = [("", root)]
+    stack: list[tuple[str, str, Any]] = [("", "", root)]
     while stack:
-        name, item = stack.pop()
+        name, place, item = stack.pop()
         if id(item) in seen:
             continue
         seen.add(id(item))
         if isinstance(item, (Module, Parameter)):
-            yield name, item
+            if name in places:
+                raise UsageError(
+                    f"two parts of this {type(root).__name__} are called {name!r}: "
+                    f"{places[name]} and {place}; rename one"
+                )
+            places[name] = place
+            found.append((name, item))
         prefix = f"{name}." if name else ""
-        stack.extend((prefix + key, part) for key, part in reversed(list(_children(item))))
+        stack.extend(
+            (f"{prefix}{key}", f"{place}[{key!r}]", part)
+            for key, part in reversed(list(_children(item)))
+        )
+    return found
 
 
-def _children(item: Any) -> Iterator[tuple[str, Any]]:
+def _children(item: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(item, Module):
         found = item._named_parts() if isinstance(item, Container) else vars(item).items()
     elif isinstance(item, dict):
@@ -241,7 +262,7 @@ def _children(item: Any) -> Iterator[tuple[str, Any]]:
         return
     for key, part in found:
         if isinstance(part, (Module, Parameter, dict, list, tuple)):
-            yield str(key), part
+            yield key, part
 
 
 class Container(Module):
@@ -254,7 +275,7 @@ class Container(Module):
 def _parts(module: Module) -> Iterator[tuple[str, Any]]:
     """The nearest modules and parameters below a module."""
     seen: set[int] = set()
-    stack = list(_children(module))[::-1]
+    stack = [(str(key), part) for key, part in _children(module)][::-1]
     while stack:
         key, item = stack.pop()
         if id(item) in seen:

@@ -122,6 +122,7 @@ class Optimizer:
         self.steps = 0
         self.names = _unique_names(self.params)
         self._tried: dict[str, list[str]] = {name: [] for name in self.names}
+        self._refused: set[str] = set()  # digests of requests that brought nothing usable
 
     def zero_grad(self) -> None:
         """Sets every parameter's `.grad` to `None`."""
@@ -169,7 +170,8 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: JSON."""
-        return {"steps": self.steps, "tried": {n: list(t) for n, t in self._tried.items()}}
+        tried = {name: list(texts) for name, texts in self._tried.items()}
+        return {"steps": self.steps, "tried": tried, "refused": sorted(self._refused)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where `state_dict` was taken.
@@ -179,14 +181,16 @@ class Optimizer:
         """
         match state:
             case {"steps": int(steps), "tried": dict(tried)} if steps >= 0:
-                texts = [text for kept in tried.values() for text in _as_list(kept)]
+                refused = _as_list(state.get("refused", []))
+                texts = [text for kept in tried.values() for text in _as_list(kept)] + refused
                 if all(isinstance(text, str) for text in texts):
                     self.steps = steps
                     self._tried = {name: list(tried.get(name, [])) for name in self.names}
+                    self._refused = set(refused)
                     return
         raise StateError(
-            "an optimizer's state is {'steps': a count, 'tried': {name: [text, …]}}, as "
-            f"state_dict() returns it, not {reprlib.repr(state)}"
+            "an optimizer's state is {'steps': a count, 'tried': {name: [text, …]}, 'refused': "
+            f"[text, …]}}, as state_dict() returns it, not {reprlib.repr(state)}"
         )
 
     def _decide(self, gate: Gate, usable: Sequence[Candidate]) -> tuple[float, Candidate | None]:
@@ -223,7 +227,9 @@ class Optimizer:
                     self._tried[name].append(text)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self.params)} parameters, step {self.steps})"
+        count = f"{len(self.params)} parameter" + ("" if len(self.params) == 1 else "s")
+        settings = [f"{k}={v!r}" for k, v in self.settings().items() if k != "kind"]
+        return f"{type(self).__name__}({', '.join([count, f'step {self.steps}', *settings])})"
 
 
 _writing = threading.Lock()
@@ -237,5 +243,7 @@ def _unique_names(params: Sequence[TextVariable]) -> list[str]:
     names: list[str] = []
     for i, param in enumerate(params):
         name = param.name or f"parameter{i}"
-        names.append(name if name not in names else f"{name}#{i}")
+        while name in names:
+            name += f"#{i}"
+        names.append(name)
     return names

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
@@ -13,7 +15,7 @@ from textautograd.engines.base import Engine, Message, Request
 from textautograd.errors import EngineError, ReplyError, UsageError
 from textautograd.gradient import Feedback, Gradient
 from textautograd.identity import identity
-from textautograd.optim.check import SHINGLE, objection
+from textautograd.optim.check import Check, is_long, objection
 from textautograd.optim.optimizer import Candidate, Optimizer
 from textautograd.prompts.form import fill_in
 from textautograd.prompts.optimize import FORM, optimize
@@ -34,11 +36,16 @@ class SGD(Optimizer):
         params: the parameters to rewrite.
         engine: an engine or its name, for the rewriting; by default the context's.
         examples: feedbacks shown per rewrite.
-        candidates: new states to draw. One is drawn at temperature 0, unless the same text has been
-            rejected before; several at `temperature`.
+        candidates: new states to draw. One is drawn at temperature 0, unless a rewrite of the same
+            text has been rejected or the same request brought none that could be used; several at
+            `temperature`.
         seed: of every random choice.
         temperature: of the draws that should differ.
         prompt: makes the messages of a rewriting call; see `textautograd.prompts.optimize`.
+        check: `(new, old, tried, data) -> str | None` says why a rewrite cannot be used, if so; the
+            model is told and asked once more. `tried` are rewrites that were rejected, `data` the
+            texts that it should not copy. A check of one's own can call `optim.objection`, the
+            default, or leave it out.
     """
 
     def __init__(
@@ -51,14 +58,26 @@ class SGD(Optimizer):
         seed: int = 0,
         temperature: float = 1.0,
         prompt: Prompt = optimize,
+        check: Check = objection,
     ) -> None:
         super().__init__(params, engine=engine, candidates=candidates, seed=seed)
         check_int("SGD", "examples", examples, at_least=1)
-        if not isinstance(temperature, (int, float)) or not temperature > 0:
-            raise UsageError(f"temperature must be above 0, not {temperature}: draws should differ")
+        if (
+            isinstance(temperature, bool)
+            or not isinstance(temperature, (int, float))
+            or not 0 < temperature < math.inf
+        ):
+            raise UsageError(
+                f"SGD: temperature must be a number above 0, as draws should differ; not "
+                f"{temperature!r}"
+            )
+        for what, function in (("prompt", prompt), ("check", check)):
+            if not callable(function):
+                raise UsageError(f"SGD: {what} must be a function, not {function!r}")
         self.examples = examples
         self.temperature = temperature
         self.prompt = prompt
+        self.check = check
 
     def settings(self) -> dict[str, Any]:
         """What distinguishes this optimizer's runs from another's: JSON."""
@@ -67,6 +86,7 @@ class SGD(Optimizer):
             "examples": self.examples,
             "temperature": self.temperature,
             "prompt": identity(self.prompt),
+            "check": identity(self.check),
         }
 
     async def propose(self, engine: Engine) -> list[Candidate]:
@@ -100,7 +120,8 @@ class SGD(Optimizer):
         old, tried = param.data, self._tried[name]
         examples, rejected = self._examples(gradient, name, candidate), tried[-4:]
         data = _data_of(gradient)
-        differ = self.candidates > 1 or tried
+        asked = _digest(name, self.prompt(old, examples, rejected, ""))
+        differ = self.candidates > 1 or bool(tried) or asked in self._refused
         request = Request(
             (),
             purpose="optimize",
@@ -123,9 +144,13 @@ class SGD(Optimizer):
                 FORM,
                 lambda how: prompt(texts, how),
                 request,
-                lambda parts: objection(parts["prompt"] or "", old, tried, data),
+                lambda parts: self.check(parts["prompt"] or "", old, tried, data),
             )
-        except (EngineError, ReplyError) as error:
+        except ReplyError as error:
+            if not differ:
+                self._refused.add(asked)  # the same call would bring the same reply
+            return error
+        except EngineError as error:
             return error
         return parts["prompt"] or old
 
@@ -170,9 +195,13 @@ def _data_of(gradient: Gradient) -> list[str]:
     for feedback in islice(gradient, 1000):
         for text in (feedback.inputs or {}).values():
             found[text] = None
-        if feedback.output and len(feedback.output.split()) >= SHINGLE:
+        if feedback.output and is_long(feedback.output):
             found[feedback.output] = None
     return list(found)
+
+
+def _digest(name: str, messages: Sequence[Message]) -> str:
+    return hashlib.sha256(f"{name} {messages}".encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -20,11 +20,13 @@ from textautograd.prompts.size import beginning, check_size, limit_of, size, tok
 @dataclass(frozen=True, slots=True)
 class Form:
     """The parts of a reply, by name. `nullable` parts may be "no change", which parses to `None`;
-    `number` names the one part that is a number from 0 to 1."""
+    `number` names the one part that is a number from 0 to 1; `optional` ones may be empty, which
+    parses to `None` too."""
 
     names: Sequence[str]
     nullable: bool = False
     number: str | None = None
+    optional: Sequence[str] = ()
 
     def schema(self) -> dict[str, Any]:
         """A JSON schema: an object with one property per name.
@@ -44,14 +46,17 @@ class Form:
     def how(self, structured: str) -> str:
         """The sentence that asks for this form."""
         if structured == "schema":
-            keys = ", ".join([_QUOTED.encode(name) for name in self.names])
+            keys = self._keys()
             number = (
                 f" ({_QUOTED.encode(self.number)} is a number from 0 to 1)" if self.number else ""
             )
             return f"Reply with one JSON object. Its keys: {keys}. Each value is text{number}."
-        shown = "\n".join(f"<{t}>…</{t}>" for t in tags(self.names).values())
+        shown = "\n".join(f"<{t}>{_TEXT}</{t}>" for t in tags(self.names).values())
         null = " For no change write NO CHANGE between them." if self.nullable else ""
         return f"End your reply with exactly these tags and your text between them.{null}\n{shown}"
+
+    def _keys(self) -> str:
+        return ", ".join([_QUOTED.encode(name) for name in self.names])
 
     def parse(self, reply: str) -> dict[str, str | None]:
         """The parts of a reply, from JSON or from tags.
@@ -80,7 +85,10 @@ class Form:
         parts: dict[str, Any] = {}
         named = tags(self.names)
         if not any(f"<{t}>" in text for t in named.values()):
-            raise ReplyError("it is neither a JSON object nor text between the tags")
+            raise ReplyError(
+                f"it is neither a JSON object with the keys {self._keys()} "
+                f"nor text between the tags {', '.join(f'<{t}>' for t in named.values())}"
+            )
         for name, t in named.items():
             opened, closed = text.count(f"<{t}>"), text.count(f"</{t}>")
             _, _, rest = text.partition(f"<{t}>")
@@ -98,16 +106,17 @@ class Form:
     def _part(self, name: str, value: Any) -> str | None:
         if name == self.number:
             return _number(name, value)
-        if value is None and self.nullable:
+        optional = name in self.optional
+        if value is None and (self.nullable or optional):
             return None
         if not isinstance(value, str):
             raise ReplyError(f"{name!r} must be text")
         text = value.strip()
         if self.nullable and text.strip(".!\"'").lower() in _NO_CHANGE:
             return None
-        if not text:
+        if not (text or optional) or text == _TEXT:
             raise ReplyError(f"{name!r} is empty")
-        return text
+        return text or None
 
 
 async def fill_in(
@@ -191,6 +200,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _QUOTED = json.JSONEncoder(ensure_ascii=False)
 _DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates)
+_TEXT = "…"  # what stands for a text where tags are asked for; a model may send it back
 _THINKING = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 _THINKING_BEGINS = re.compile(r"<think(?:ing)?>")
 _FENCE = re.compile(r"\A```[a-zA-Z]*\n(.*)\n```\Z", re.DOTALL)

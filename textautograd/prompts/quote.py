@@ -1,7 +1,8 @@
 """Quoting: text that may hold anything goes into a prompt as data that it cannot end."""
 
+import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 _NOT_IN_A_TAG = re.compile(r"[^\w-]")
 
@@ -13,17 +14,25 @@ def quote(blocks: Mapping[str, str]) -> str:
     contains (`<hint-2>`), so no text can close its own block or open a neighbour's.
     """
     named = tags(blocks)
-    number, suffix = 1, ""
+    number = 1
     if any(["<" in text for text in blocks.values()]):
         everything = "\n".join(blocks.values()).lower()
-        marks = [mark + tag for tag in named.values() for mark in ("<", "</")]
-        while any(f"{mark}{suffix}".lower() in everything for mark in marks):
-            number += 1
-            suffix = f"-{number}"
+        taken = {n for tag in named.values() for n in _numbers(tag.lower(), everything)}
+        number = next(n for n in itertools.count(1) if n not in taken)
+    suffix = f"-{number}" if number > 1 else ""
     return "\n\n".join(
         f"<{named[name]}{suffix}>\n{text}\n</{named[name]}{suffix}>"
         for name, text in blocks.items()
     )
+
+
+def _numbers(tag: str, text: str) -> Iterator[int]:
+    """The numbers that occurrences of a tag have in a text, 1 for none. A longer number counts for
+    all that it begins with: what begins like a tag is taken for it."""
+    for found in re.finditer(rf"</?{re.escape(tag)}(?:-([1-9][0-9]{{0,8}}))?", text):
+        yield 1
+        for end in range(1, len(found[1] or "") + 1):
+            yield int(found[1][:end])
 
 
 def tags(names: Iterable[str]) -> dict[str, str]:
