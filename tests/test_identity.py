@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from textautograd import rules
 from textautograd.data import Example
 from textautograd.identity import digest, identity
 
@@ -66,6 +67,26 @@ class Doubled(Scorer):
         return super().__call__(text) * 2
 
 
+def first(*args: Any) -> None:
+    return None
+
+
+def second(*args: Any) -> None:
+    raise NotImplementedError
+
+
+class Judge:
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    @property
+    def most(self) -> int:
+        return self.limit * 2
+
+    def score(self, text: str) -> bool:
+        return len(text) < self.most
+
+
 DIFFERENT: dict[str, tuple[Any, Any]] = {
     "code": (lambda x: x + "a", lambda x: x + "b"),
     "attribute": (lambda x: x.lower(), lambda x: x.upper()),
@@ -76,6 +97,8 @@ DIFFERENT: dict[str, tuple[Any, Any]] = {
     "object": (Scorer(1), Scorer(2)),
     "class": (Scorer(1), Doubled(1)),
     "method of": (Scorer(1).method, Scorer(2).method),
+    "method of what cannot be called": (Judge(1).score, Judge(2).score),
+    "what this package wraps": (rules.blind(first), rules.blind(second)),
     "builtin": (str.lower, str.upper),
     "pattern": (re.compile("a").search, re.compile("b").search),
     "flags": (re.compile("a").search, re.compile("a", re.I).search),
@@ -101,6 +124,12 @@ def test_a_constant_of_its_class_counts(monkeypatch: pytest.MonkeyPatch) -> None
     before = identity(Doubled(1))
     monkeypatch.setattr(Scorer, "scale", 3)
     assert identity(Doubled(1)) != before
+
+
+def test_a_property_of_its_class_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = identity(Judge(1).score)
+    monkeypatch.setattr(Judge, "most", property(lambda self: self.limit * 3))
+    assert identity(Judge(1).score) != before
 
 
 def test_what_it_collects_does_not_count() -> None:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -73,40 +73,52 @@ def _parts(value: Any, seen: set[int]) -> Iterator[str]:
                 yield from _parts(part, seen)
         case MethodType():
             yield from _parts(value.__func__, seen)
-            yield from _parts(value.__self__, seen)
+            yield from _once(value.__self__, seen, _object)
         case BuiltinFunctionType() if not isinstance(value.__self__, ModuleType | type):
             yield _name(value)
             yield from _parts(value.__self__, seen)  # as the pattern of `pattern.search`
+        case FunctionType():
+            yield from _once(value, seen, _function)
+        case type():
+            yield from _once(value, seen, _class)
+        case _ if _has_code(value):
+            yield from _once(value, seen, _object)
         case _:
             yield _name(value)
-            if id(value) not in seen:
-                seen.add(id(value))
-                yield from _inside(value, seen)
 
 
-def _inside(value: Any, seen: set[int]) -> Iterator[str]:
-    if isinstance(value, FunctionType):
-        if not _is_ours(value):
-            yield from _function(value, seen)
-    elif isinstance(value, type):
-        yield from _class(value, seen)
-    elif callable(value) and not inspect.ismethoddescriptor(value):
-        yield from _class(type(value), seen)
-        for name, attribute in sorted(getattr(value, "__dict__", {}).items()):
-            if name not in ("engine", "training"):
-                yield name
-                yield from _parts(attribute, seen)
+def _once(
+    value: Any, seen: set[int], inside: Callable[[Any, set[int]], Iterator[str]]
+) -> Iterator[str]:
+    yield _name(value)
+    if id(value) not in seen:
+        seen.add(id(value))
+        yield from inside(value, seen)
+
+
+def _has_code(value: Any) -> bool:
+    return callable(value) and not inspect.ismethoddescriptor(value)
+
+
+def _object(value: Any, seen: set[int]) -> Iterator[str]:
+    yield from _class(type(value), seen)
+    for name, attribute in sorted(getattr(value, "__dict__", {}).items()):
+        if name not in ("engine", "training"):
+            yield name
+            yield from _parts(attribute, seen)
 
 
 def _function(function: FunctionType, seen: set[int]) -> Iterator[str]:
-    yield from _parts(function.__code__, seen)
-    yield from _parts(function.__defaults__, seen)
-    yield from _parts(tuple(sorted((function.__kwdefaults__ or {}).items())), seen)
     for cell in function.__closure__ or ():
         try:
             yield from _parts(cell.cell_contents, seen)
         except ValueError:
             yield "not assigned yet"
+    if _is_ours(function):
+        return
+    yield from _parts(function.__code__, seen)
+    yield from _parts(function.__defaults__, seen)
+    yield from _parts(tuple(sorted((function.__kwdefaults__ or {}).items())), seen)
     for name in sorted(_names(function.__code__)):
         found = function.__globals__.get(name)
         if not callable(found) or getattr(found, "__module__", None) == function.__module__:
@@ -126,7 +138,7 @@ def _class(kind: type, seen: set[int]) -> Iterator[str]:
         if _is_ours(base) or base.__module__ != kind.__module__:
             continue
         for name, value in sorted(vars(base).items()):
-            member = getattr(value, "__func__", value)
+            member = getattr(value, "__func__", getattr(value, "fget", value))
             if isinstance(member, FunctionType) or not name.startswith("__"):
                 yield name
                 yield from _parts(member, seen)

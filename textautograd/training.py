@@ -102,8 +102,8 @@ def fit(
 
     Raises:
         UsageError: arguments that cannot work, or a `run_dir` that holds another run: other code
-            of agent, loss or rule (see `identity`), other settings, engines or data. The first
-            sample's error, if all samples of a batch or of the gate fail.
+            of agent, loss or rule (see `textautograd.identity`), other settings, engines or data.
+            The first sample's error, if all samples of a batch or of the gate fail.
     """
     check_int("fit", "steps", steps, at_least=0)
     given: dict[str, tuple[object, type]] = {
