@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from textautograd.backward import as_rule
+from textautograd.backward import as_rule, grad
 from textautograd.engines import use_engine
 from textautograd.engines.base import Reply, Request
 from textautograd.engines.scripted import Scripted
@@ -42,13 +42,14 @@ def gradcheck(
         UsageError: no input requires grad, or `fn` does not return arrays.
     """
     leaves = [array(x, requires_grad=getattr(x, "requires_grad", False)) for x in _several(inputs)]
-    if not any(leaf.requires_grad for leaf in leaves):
+    wanted = [which for which, leaf in enumerate(leaves) if leaf.requires_grad]
+    if not wanted:
         raise UsageError("gradcheck has nothing to check: no input requires grad")
     outputs = _several(fn(*leaves))
     for output in outputs:
         if not isinstance(output, Array):
             raise UsageError(f"gradcheck's fn must return arrays, not {type(output).__name__}")
-    jacobians = [_jacobian(output, leaves) for output in outputs]
+    jacobians = [_jacobian(output, [leaves[which] for which in wanted]) for output in outputs]
 
     def shifted(which: int, element: tuple[int, ...], by: float) -> list[Value]:
         moved = [leaf.data.copy() for leaf in leaves]
@@ -56,11 +57,11 @@ def gradcheck(
         with no_grad():
             return [output.data for output in _several(fn(*map(array, moved)))]
 
-    for which, leaf in enumerate(leaves):
-        for element in np.ndindex(leaf.shape) if leaf.requires_grad else ():
+    for column, which in enumerate(wanted):
+        for element in np.ndindex(leaves[which].shape):
             pairs = zip(shifted(which, element, eps), shifted(which, element, -eps), strict=True)
             for k, (above, below) in enumerate(pairs):
-                found = jacobians[k][which][(..., *element)]
+                found = jacobians[k][column][(..., *element)]
                 expected = (above - below) / (2 * eps)
                 for at in np.argwhere(~np.isclose(found, expected, rtol, atol)).tolist():
                     raise CheckError(
@@ -81,12 +82,10 @@ def _jacobian(output: Array, leaves: Sequence[Array]) -> list[Value]:
     for element in np.ndindex(output.shape) if output.requires_grad else ():
         seed = np.zeros(output.shape)
         seed[element] = 1.0
-        for leaf in leaves:
-            leaf.grad = None
-        output.backward(seed, retain_graph=True)
-        for rows, leaf in zip(jacobian, leaves, strict=True):
-            if leaf.grad is not None:
-                rows[element] = leaf.grad
+        found = grad(output, leaves, seed, retain_graph=True, allow_unused=True)
+        for rows, gradient in zip(jacobian, found, strict=True):
+            if gradient is not None:
+                rows[element] = gradient
     return jacobian
 
 

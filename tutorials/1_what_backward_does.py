@@ -148,4 +148,5 @@ print(loss.item(), right.grad, wrong.grad)
 assert loss.item() == 0.5 and right.grad is None
 
 # %% [markdown]
-# Next: `textautograd demo` trains an agent on a real model, in this process.
+# Next: tutorial 2 shows the same walk carry numbers; `textautograd demo` trains an agent on a real
+# model, in this process.
