@@ -239,7 +239,7 @@ class Builder:
         self.emit("reshape", slot, shape=self.one_of(choices))
 
     def transpose(self) -> None:
-        slot = self.pick()
+        slot = self.pick() if self.draw(st.booleans()) else self.leaf((2, 2, 3))
         ndim = self.values[slot].ndim
         order = self.draw(st.permutations(range(ndim)))
         signed = tuple(axis - self.one_of([0, ndim]) for axis in order)
