@@ -218,7 +218,7 @@ def test_four_times_the_program_is_no_more_than_six_times_the_work(
 ) -> None:
     program = PROGRAMS[name]
     program(3)  # what is made on first use is made now
-    small, large = (measure(lambda n=n: program(n)) for n in (60, 240))  # type: ignore[misc]
+    small, large = (measure(lambda n=n: program(n)) for n in (40, 160))  # type: ignore[misc]
     assert large < 6 * small
 
 
@@ -227,7 +227,7 @@ def test_the_measures_tell_a_quadratic_step() -> None:
         return [[repr(j) for j in range(n)] for _ in range(n)]
 
     for measure in (counted, allocated):
-        small, large = (measure(lambda n=n: quadratic(n)) for n in (60, 240))  # type: ignore[misc]
+        small, large = (measure(lambda n=n: quadratic(n)) for n in (40, 160))  # type: ignore[misc]
         assert large > 10 * small
 
 
@@ -368,8 +368,10 @@ def test_dropping_a_loss_that_nobody_read_frees_its_tape(
 
 
 @pytest.mark.filterwarnings("ignore::textautograd.backward.BackwardWarning")
-@pytest.mark.parametrize("rule", [rules.semantic, rules.textgrad, rules.none])
-@pytest.mark.parametrize("retain_graph", [False, True])
+@pytest.mark.parametrize(
+    ("rule", "retain_graph"),
+    [(rules.semantic, False), (rules.semantic, True), (rules.textgrad, True)],
+)
 @either_engine
 @any_tape
 def test_dropping_a_loss_after_backward_frees_its_tape(
