@@ -48,7 +48,7 @@ MODULES = {
     "dspy": "dspy",
     "litellm": "litellm",
 }
-HEAVY = ("litellm", "openai", "httpx", "pydantic", "aiohttp", "numpy", "asyncio", "tenacity")
+HEAVY = ("litellm", "openai", "httpx", "pydantic", "aiohttp", "numpy", "asyncio")
 
 Row = dict[str, Any]
 
