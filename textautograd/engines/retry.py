@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.engines.budget import metered
 from textautograd.errors import TransientError, UsageError
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 LONGEST_RETRY_AFTER = 300.0  # seconds that a server may ask to wait
 
@@ -41,22 +45,33 @@ class Retrying(Wrapper):
     async def complete(self, request: Request) -> Reply:
         import asyncio
 
-        sleep = self._sleep or asyncio.sleep
-        attempt = 1
-        while True:
-            try:
-                return await self.inner.complete(request)
-            except TransientError as error:
-                asked = error.retry_after or 0.0
-                if asked > LONGEST_RETRY_AFTER:
-                    error.add_note(
-                        f"the server asks to wait {asked:.0f} s, more than the "
-                        f"{LONGEST_RETRY_AFTER:.0f} s that are waited for: run it again later"
-                    )
-                if asked > LONGEST_RETRY_AFTER or attempt == self.max_attempts:
-                    if attempt > 1:
-                        error.add_note(f"after {attempt} attempts")
-                    raise
-            longest = min(self.max_wait, 2.0 ** (attempt - 1))
-            await sleep(asked + self._random.uniform(0.0, longest))
-            attempt += 1
+        import tenacity
+
+        attempts = tenacity.AsyncRetrying(
+            sleep=self._sleep or asyncio.sleep,
+            stop=tenacity.stop_after_attempt(self.max_attempts),
+            wait=self._wait,
+            retry=tenacity.retry_if_exception(_is_worth_it),
+            reraise=True,
+        )
+        try:
+            return await attempts(self.inner.complete, request)
+        except TransientError as error:
+            if error.retry_after is not None and error.retry_after > LONGEST_RETRY_AFTER:
+                error.add_note(
+                    f"the server asks to wait {error.retry_after:.0f} s, more than the "
+                    f"{LONGEST_RETRY_AFTER:.0f} s that are waited for: run it again later"
+                )
+            if (made := attempts.statistics["attempt_number"]) > 1:
+                error.add_note(f"after {made} attempts")
+            raise
+
+    def _wait(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = getattr(error, "retry_after", None) or 0.0
+        longest = min(self.max_wait, 2.0 ** (state.attempt_number - 1))
+        return asked + self._random.uniform(0.0, longest)
+
+
+def _is_worth_it(error: BaseException) -> bool:
+    return isinstance(error, TransientError) and (error.retry_after or 0.0) <= LONGEST_RETRY_AFTER
