@@ -58,8 +58,9 @@ class Faults:
 
 @contextmanager
 def faults(*script: Step) -> Iterator[Faults]:
-    """Serves the script; its last step repeats. Keys of a step: `status`, `headers`, and `json`,
-    `raw` (bytes) or `cut` (bytes, then the connection closes early), or `hang`."""
+    """Serves the script; its last step repeats. Keys of a step: `status`, `headers`, `delay`
+    (seconds), and `json`, `raw` (bytes) or `cut` (bytes, then the connection closes early), or
+    `hang`."""
     state = Faults(list(script))
 
     class Handler(BaseHTTPRequestHandler):
@@ -72,6 +73,7 @@ def faults(*script: Step) -> Iterator[Faults]:
             step = state.next_step(sent, dict(self.headers))
             if callable(step):
                 step = step(sent)
+            state.over.wait(step.get("delay", 0.0))
             if step.get("hang"):
                 state.over.wait(30)
                 self.close_connection = True

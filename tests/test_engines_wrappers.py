@@ -153,6 +153,37 @@ def test_a_users_engine_is_held_to_the_contract() -> None:
     assert call_now(Plain(cut), ask()) is None
 
 
+WRONG: list[tuple[str, Reply]] = [
+    ("text", Reply(b"x")),  # type: ignore[arg-type]
+    ("text", Reply(None)),  # type: ignore[arg-type]
+    ("finish_reason", Reply("x", ["stop"])),  # type: ignore[arg-type]
+    ("finish_reason", Reply("x", None)),  # type: ignore[arg-type]
+    ("usage", Reply("x", usage={"input_tokens": 3})),  # type: ignore[arg-type]
+    ("usage", Reply("x", usage=None)),  # type: ignore[arg-type]
+    (r"usage\.input_tokens", Reply("x", usage=Usage("3"))),  # type: ignore[arg-type]
+    (r"usage\.output_tokens", Reply("x", usage=Usage(3, 2.5))),  # type: ignore[arg-type]
+    (r"usage\.calls", Reply("x", usage=Usage(calls=-1))),
+    (r"usage\.cost", Reply("x", usage=Usage(cost=float("nan")))),
+    (r"usage\.cost", Reply("x", usage=Usage(cost=-1.0))),
+    (r"usage\.cost", Reply("x", usage=Usage(cost="free"))),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize(("field", "reply"), WRONG)
+def test_a_reply_with_a_wrong_field_names_engine_and_field(field: str, reply: Reply) -> None:
+    class Mine:
+        async def complete(self, request: Request) -> Reply:
+            return reply
+
+        def __repr__(self) -> str:
+            return "Mine()"
+
+    with pytest.raises(errors.UsageError, match=rf"Mine\(\) returned a Reply whose {field} is"):
+        asyncio.run(call(Mine(), ask()))
+    with pytest.raises(errors.UsageError, match=rf"returned a Reply whose {field} is"):
+        call_now(Scripted(lambda request: reply), ask())
+
+
 # Budget
 
 

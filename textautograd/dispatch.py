@@ -421,6 +421,29 @@ _the_loop: _Loop | None = None
 _making = threading.Lock()
 
 
+def _in_child() -> None:
+    """What the parent's loop was doing stays as it is: to end it here would reach the sockets that
+    parent and child share, and to drop it would be reported as tasks that never ended."""
+    global _making
+    _making = threading.Lock()
+    if _the_loop is not None:
+        import asyncio
+
+        for task in asyncio.all_tasks(_the_loop.loop):
+            keep_for_good(task)
+
+
+def keep_for_good(value: object) -> None:
+    """No destructor of it runs, also not at exit."""
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+
+
 def _loop() -> _Loop:
     """The process's loop; made on first use, and anew in a forked child."""
     global _the_loop

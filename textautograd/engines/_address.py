@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
-from urllib.parse import unquote, urlsplit, urlunsplit
+import base64
+import re
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from textautograd.errors import UsageError
 
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+_HOST = re.compile(rb"[A-Za-z0-9._:%-]+")
 
 
 class Address:
     """Where the server is: `endpoint` to call, `shown` and `host` to show, without secrets."""
 
     def __init__(self, api_base: str) -> None:
-        try:
-            parts = urlsplit(api_base.strip())
-            port = parts.port
-        except (ValueError, AttributeError):
-            parts, port = urlsplit(""), None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        parts = _parts(api_base)
+        if parts is None:
             raise UsageError("api_base must be an address such as http://127.0.0.1:8000/v1")
-        name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        host, port = parts.hostname or "", parts.port
+        name = f"[{host}]" if ":" in host else host
         path = parts.path.rstrip("/").removesuffix("/chat/completions")
         self.host = f"{name}:{port or (443 if parts.scheme == 'https' else 80)}"
         self.shown = f"{parts.scheme}://{name}{f':{port}' if port else ''}{path}"
         self.endpoint = urlunsplit(parts._replace(path=f"{path}/chat/completions", fragment=""))
-        self.is_confidential = parts.scheme == "https" or parts.hostname in _THIS_MACHINE
+        self.is_confidential = parts.scheme == "https" or host in _THIS_MACHINE
         self.has_login = parts.username is not None
         values = [pair.partition("=")[2] for pair in parts.query.split("&")]
-        hidden = [parts.username, parts.password, *values]
-        self.secrets = {form for s in hidden if s and len(s) > 5 for form in (s, unquote(s))}
+        hidden = [parts.username, parts.password, *values, *_basic(parts.username, parts.password)]
+        self.secrets = [secret for secret in hidden if secret]
+
+
+def _parts(api_base: str) -> SplitResult | None:
+    """The address, taken apart; `None` where a client could not use it."""
+    try:
+        parts = urlsplit(api_base.strip())
+        api_base.encode()
+        host = (parts.hostname or "").encode("idna")
+        is_one = _HOST.fullmatch(host) and parts.port != 0 and "\\" not in parts.netloc
+    except (ValueError, AttributeError, TypeError):
+        return None
+    return parts if is_one and parts.scheme in ("http", "https") else None
+
+
+def _basic(username: str | None, password: str | None) -> list[str]:
+    """The login as the Authorization header writes it."""
+    login = unquote(f"{username or ''}:{password or ''}")
+    ways = [login.encode(code, "replace") for code in ("latin-1", "utf-8")]
+    return [base64.b64encode(way).decode().rstrip("=") for way in ways if login != ":"]

@@ -5,10 +5,12 @@ A `Provider` is an engine that speaks it; subclasses bring the transport.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from textautograd.engines._checks import finished
+from textautograd.engines._checks import finished, quantity
 from textautograd.engines._failures import Complaint, complaint_inside, shown
+from textautograd.engines._secrets import Secrets
 from textautograd.engines.base import Reply, Request, Usage
 from textautograd.errors import (
     ContentFilterError,
@@ -17,6 +19,8 @@ from textautograd.errors import (
     SchemaRejected,
     UsageError,
 )
+
+LARGEST_REPLY = 20 * 2**20  # bytes, or characters of an answer
 
 _MODES = ("auto", "schema", "tagged")
 
@@ -30,16 +34,26 @@ class Provider:
 
     metered = False
 
-    def __init__(self, model: str, structured: str, timeout: float | None) -> None:
+    def __init__(
+        self,
+        model: str,
+        structured: str,
+        timeout: float | None,
+        api_key: str | None,
+        secrets: Iterable[str] = (),
+    ) -> None:
         if structured not in _MODES:
             raise UsageError(f"structured must be one of {', '.join(_MODES)}, not {structured!r}")
-        if timeout is not None and not timeout > 0:
-            raise UsageError(f"timeout must be a positive number of seconds, not {timeout!r}")
+        if timeout is not None and (quantity(timeout) is None or timeout == 0):
+            raise UsageError(
+                f"timeout must be a positive number of seconds, or None, not {timeout!r}"
+            )
         self.model = model
         self.timeout = timeout
         self._may_change = structured == "auto"
         self.structured = "schema" if structured == "auto" else structured
-        self._secrets: list[str] = []
+        self._key = None if api_key is None else _key(api_key)
+        self._secrets = Secrets([*secrets, self._key or ""])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Provider:
         return self
@@ -82,42 +96,43 @@ class Provider:
             EngineError: there is no whole reply in it.
         """
         if not isinstance(body, dict):
-            raise _not_the_protocol("not an object", body)
+            raise self._not_the_protocol("not an object", body)
         if body.get("error"):
-            raise self.failed(complaint_inside(self.redacted_in(body["error"])), request)
+            error = self._secrets.redacted_in(body["error"])
+            raise self.failed(complaint_inside(error), request)
         choices = body.get("choices")
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-            raise _not_the_protocol("without choices", self.redacted_in(body))
+            raise self._not_the_protocol("without choices", body)
         message = choices[0].get("message")
         if not isinstance(message, dict):
-            raise _not_the_protocol("without a message", self.redacted_in(body))
+            raise self._not_the_protocol("without a message", body)
         reason = choices[0].get("finish_reason") or "stop"
         text = _text(message.get("content"))
         if not isinstance(reason, str) or text is None:
-            raise _not_the_protocol("of the wrong type", self.redacted_in(body))
+            raise self._not_the_protocol("of the wrong type", body)
         usage = read_usage(body.get("usage"), cost)
+        if len(text) > LARGEST_REPLY:
+            too_long = IncompleteReplyError(f"the reply has more than {LARGEST_REPLY:,} characters")
+            too_long.usage = usage
+            raise too_long
         refusal = message.get("refusal")
         if not text and isinstance(refusal, str) and refusal:
-            error = ContentFilterError(f"the model refused: {shown(self.redacted(refusal))}")
-            error.usage = usage
-            raise error
+            words = shown(self._secrets.redacted(refusal))
+            withheld = ContentFilterError(f"the model refused: {words}")
+            withheld.usage = usage
+            raise withheld
         return finished(Reply(text, reason, usage), request)
 
-    def redacted(self, text: str) -> str:
-        """The text without this engine's secrets."""
-        for secret in self._secrets:
-            text = text.replace(secret, "[redacted]")
-        return text
+    def _not_the_protocol(self, what: str, body: Any) -> IncompleteReplyError:
+        said = shown(repr(self._secrets.redacted_in(body)))
+        return IncompleteReplyError(f"the server sent a reply {what}: {said}")
 
-    def redacted_in(self, value: Any) -> Any:
-        """Parsed JSON without this engine's secrets."""
-        if isinstance(value, str):
-            return self.redacted(value)
-        if isinstance(value, list):
-            return [self.redacted_in(v) for v in value]
-        if isinstance(value, dict):
-            return {self.redacted(str(k)): self.redacted_in(v) for k, v in value.items()}
-        return value
+
+def _key(api_key: str) -> str:
+    key = api_key.strip() if isinstance(api_key, str) else ""
+    if not key or not key.isascii() or not key.isprintable():
+        raise UsageError("api_key is empty or has characters that no key has")
+    return key
 
 
 def _text(content: Any) -> str | None:
@@ -136,21 +151,15 @@ def read_usage(usage: Any, cost: float | None = None) -> Usage:
     """What the server says that the call consumed; what it does not count reads 0."""
     usage = usage if isinstance(usage, dict) else {}
     details = usage.get("prompt_tokens_details")
-    stated = usage.get("cost")
-    if cost is None and isinstance(stated, (int, float)) and not isinstance(stated, bool):
-        cost = float(stated)
     return Usage(
         input_tokens=_count(usage.get("prompt_tokens")),
         output_tokens=_count(usage.get("completion_tokens")),
         cached_tokens=_count(details.get("cached_tokens") if isinstance(details, dict) else 0),
-        cost=cost,
+        cost=quantity(usage.get("cost") if cost is None else cost),
         calls=1,
     )
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
-def _not_the_protocol(what: str, body: Any) -> IncompleteReplyError:
-    return IncompleteReplyError(f"the server sent a reply {what}: {shown(repr(body))}")
+    number = quantity(value)
+    return int(number) if number is not None and number < 2**53 else 0

@@ -2,25 +2,57 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from textautograd.engines.base import Reply, Request
+from textautograd.engines.base import Reply, Request, Usage
 from textautograd.errors import ContentFilterError, IncompleteReplyError, UsageError
 
-_CUT_OFF = {"length", "max_tokens", "abort", "error"}
+CUT_OFF = {"length", "max_tokens", "abort", "error", "network_error"}
 
 
 def a_reply(answer: Any, engine: object) -> Reply:
     """The answer itself.
 
     Raises:
-        UsageError: it is not a `Reply`.
+        UsageError: it is not a `Reply`, or a field of it is not what it is to be.
     """
     if not isinstance(answer, Reply):
         raise UsageError(
             f"{engine!r} returned {type(answer).__name__}, not a Reply: return Reply(text)"
         )
+    wrong = _wrong_field(answer)
+    if wrong is not None:
+        name, kind, value = wrong
+        raise UsageError(f"{engine!r} returned a Reply whose {name} is {value!r:.80}, not {kind}")
     return answer
+
+
+def _wrong_field(reply: Reply) -> tuple[str, str, object] | None:
+    for name in ("text", "finish_reason"):
+        if not isinstance(value := getattr(reply, name), str):
+            return name, "a str", value
+    usage: Any = reply.usage
+    if not isinstance(usage, Usage):
+        return "usage", "a Usage", usage
+    for name in ("input_tokens", "output_tokens", "cached_tokens", "calls"):
+        value = getattr(usage, name)
+        if not isinstance(value, int) or quantity(value) is None:
+            return f"usage.{name}", "an int of at least 0", value
+    if usage.cost is not None and quantity(usage.cost) is None:
+        return "usage.cost", "US dollars of at least 0, or None", usage.cost
+    return None
+
+
+def quantity(value: Any) -> float | None:
+    """A finite number that is not negative, or `None` for what is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
 
 
 def finished(reply: Reply, request: Request) -> Reply:
@@ -38,7 +70,7 @@ def finished(reply: Reply, request: Request) -> Reply:
         error = IncompleteReplyError(
             f"the reply was cut off at max_tokens = {limit}: raise max_tokens", text=reply.text
         )
-    elif reply.finish_reason in _CUT_OFF:
+    elif reply.finish_reason in CUT_OFF:
         error = IncompleteReplyError(
             f"the reply was cut off (finish_reason {reply.finish_reason!r})", text=reply.text
         )

@@ -92,7 +92,7 @@ def complaint_inside(error: Any) -> Complaint:
     """Reads an `error` that came with status 200: by its own code, else as the server's failure."""
     words, code = _words(error)
     kind = error.get("type") if isinstance(error, dict) else None
-    if code.isdigit() and 400 <= int(code) <= 599:
+    if re.fullmatch("[45][0-9][0-9]", code):
         return Complaint(int(code), words, code)
     status = _STATUS_OF_CODE.get(code) or _STATUS_OF_CODE.get(str(kind)) or 500
     return Complaint(status, words, code)

@@ -15,7 +15,7 @@ from textautograd.engines._store import Store
 from textautograd.engines._wrapper import PerLoop, Wrapper
 from textautograd.engines.base import Engine, Reply, Request, Usage
 from textautograd.engines.budget import metered
-from textautograd.errors import BudgetExceeded
+from textautograd.errors import BudgetExceeded, EngineError
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -39,13 +39,13 @@ class Cached(Wrapper):
 
     async def complete(self, request: Request) -> Reply:
         key = key_of(self.identity, request)
-        if (reply := self._found(key)) is not None:
+        if (reply := self._found(key, request)) is not None:
             return reply
         return self._kept(key, request, await self.inner.complete(request))
 
     def answer_now(self, request: Request) -> Reply | None:
         key = key_of(self.identity, request)
-        if (reply := self._found(key)) is not None:
+        if (reply := self._found(key, request)) is not None:
             return reply
         reply = super().answer_now(request)
         return reply and self._kept(key, request, reply)
@@ -54,8 +54,8 @@ class Cached(Wrapper):
         self.store.close()
         await super().close()
 
-    def _found(self, key: str) -> Reply | None:
-        reply = _read(self.store.get(key))
+    def _found(self, key: str, request: Request) -> Reply | None:
+        reply = _read(self.store.get(key), request)
         return reply and replace(reply, usage=Usage(), cached=True)
 
     def _kept(self, key: str, request: Request, reply: Reply) -> Reply:
@@ -68,7 +68,7 @@ class Cached(Wrapper):
         )
         if self.store.add(key, value):
             return reply
-        first = _read(self.store.get(key))
+        first = _read(self.store.get(key), request)
         if first is None:
             self.store.replace(key, value)
             return reply
@@ -176,13 +176,16 @@ def _plain(value: Any) -> Any:
     return dict(value) if hasattr(value, "keys") else list(value)
 
 
-def _read(value: str | None) -> Reply | None:
-    """A stored value, or `None` for one that is not ours to read."""
+def _read(value: str | None, request: Request) -> Reply | None:
+    """A stored value, or `None` for one that is no whole reply: then it is asked for anew."""
     try:
         entry = json.loads(value or "null")
         text, finish_reason = entry["text"], entry["finish_reason"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     if not isinstance(text, str) or not isinstance(finish_reason, str):
         return None
-    return Reply(text, finish_reason)
+    try:
+        return finished(Reply(text, finish_reason), request)
+    except EngineError:
+        return None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 from textautograd.engines._address import Address
 from textautograd.engines._wrapper import Wrapper
@@ -33,7 +33,7 @@ def engine(
     api_base: str | None = None,
     cache: str | os.PathLike[str] | bool | None = None,
     max_concurrency: int = 64,
-    timeout: float | None = 120.0,
+    timeout: float | Literal["default"] | None = "default",
     max_attempts: int = 5,
     max_input_tokens: int | None = None,
     temperature: float | None = None,
@@ -53,10 +53,12 @@ def engine(
         api_base: an OpenAI-compatible server, called directly, up to and without
             `/chat/completions`.
         api_key: the provider's key. By default litellm's environment variables; with `api_base`
-            OPENAI_API_KEY, if it is set and the address is https or on this machine.
+            OPENAI_API_KEY, if it is set and the address is https or on this machine. A local model
+            takes none.
         cache: the file of the call cache; True for one in the user's cache directory.
         max_concurrency: the most calls in flight at once.
-        timeout: seconds for one attempt; None waits for ever.
+        timeout: seconds for one attempt; None waits for ever. By default 120, and None for a local
+            model, where calls that wait for one another count the wait.
         max_attempts: calls in all, where failures are worth another try.
         max_input_tokens: the most tokens of a prompt for gradients, judging and rewriting; leave
             room for the reply. What would make one longer (an input, output or feedback, never an
@@ -77,31 +79,31 @@ def engine(
     _whole("max_attempts", max_attempts)
     if max_input_tokens is not None:
         _whole("max_input_tokens", max_input_tokens)
-    if timeout is not None and not (_is_number(timeout) and timeout > 0):
-        raise UsageError(f"timeout must be a positive number of seconds, not {timeout!r}")
-    if api_key is not None and not isinstance(api_key, str):
-        raise UsageError(f"api_key must be a text, not {type(api_key).__name__}")
-    if not isinstance(cache, (str, os.PathLike, bool, NoneType)):
+    if not isinstance(cache, (str, os.PathLike, bool, NoneType)) or cache == "":
         raise UsageError(f"cache must be a path, True or None, not {cache!r}")
     sampling = _sampling(temperature, max_tokens, top_p, seed, stop)
 
+    options: dict[str, Any] = {"structured": structured}
+    if timeout != "default":
+        options["timeout"] = timeout
     raw: Engine
     place = ""
     if api_base is not None:
         raw = HTTP(
             name.removeprefix("openai/"),
             api_base,
-            api_key=api_key or _key_for(api_base),
-            timeout=timeout,
-            structured=structured,
+            api_key=_key_for(api_base) if api_key is None else api_key,
+            **options,
         )
         place = f", api_base={raw.api_base!r}"
     elif name == "local" or name.startswith("local/"):
         from textautograd.engines.local import Local
 
-        raw = Local(name, structured=structured)
+        if api_key is not None:
+            raise UsageError("api_key is for a server: a local model takes none")
+        raw = Local(name, **options)
     else:
-        raw = LiteLLM(name, api_key=api_key, timeout=timeout, structured=structured)
+        raw = LiteLLM(name, api_key=api_key, **options)
 
     stack: Engine = Coalesced(Retrying(Limited(raw, max_concurrency), max_attempts))
     if cache:

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from contextvars import Context
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from textautograd.engines._address import Address
-from textautograd.engines._chat import Provider
+from textautograd.engines._chat import LARGEST_REPLY, Provider
 from textautograd.engines._failures import complaint, shown
 from textautograd.engines._wrapper import PerLoop
 from textautograd.engines.base import Reply, Request
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
 
     from aiohttp import ClientSession
-
-_LARGEST_BODY = 20 * 2**20  # bytes
 
 
 class HTTP(Provider):
@@ -51,14 +49,13 @@ class HTTP(Provider):
         timeout: float | None = 120.0,
         structured: str = "auto",
     ) -> None:
-        super().__init__(model, structured, timeout)
         self._address = Address(api_base)
+        super().__init__(model, structured, timeout, api_key, self._address.secrets)
         self._headers = {"Content-Type": "application/json"}
-        if api_key is not None:
-            self._headers["Authorization"] = f"Bearer {_header_value(api_key)}"
-        if self._address.has_login and api_key is not None:
+        if self._key is not None:
+            self._headers["Authorization"] = f"Bearer {self._key}"
+        if self._address.has_login and self._key is not None:
             raise UsageError("give either api_key= or a login in api_base=, not both")
-        self._secrets = [s for s in (api_key and api_key.strip(), *self._address.secrets) if s]
         self._pools: PerLoop[_Pool] = PerLoop(
             lambda: _Pool(self._address.endpoint, self._headers, self.timeout)
         )
@@ -83,22 +80,30 @@ class HTTP(Provider):
         status, headers, body = answer
         content = _parsed(body)
         if 300 <= status < 400:
-            target = urlsplit(headers.get("Location", ""))
-            there = self.redacted(f"{target.scheme}://{target.hostname}{target.path}")
-            raise NotFoundError(
-                f"{status}: {self._address.host} redirects to {there}: give that as api_base=",
-                status=status,
-            )
+            raise self._redirected(status, headers.get("Location", ""))
         if status >= 400:
-            raise self.failed(complaint(status, self.redacted_in(content), headers), request)
+            raise self.failed(
+                complaint(status, self._secrets.redacted_in(content), headers), request
+            )
         if isinstance(content, str):
-            content = self.redacted(content)
+            content = self._secrets.redacted(content)
             raise IncompleteReplyError(
                 f"{self._address.host} sent no JSON object: {shown(content)}",
                 status=status,
                 text=content,
             )
         return self.read(content, request)
+
+    def _redirected(self, status: int, location: str) -> NotFoundError:
+        try:
+            there = Address(urljoin(self._address.endpoint, location)).shown
+        except ValueError:  # a UsageError is one
+            there = ""
+        place = self._secrets.redacted(there)
+        hint = (
+            f"redirects to {place}: give that as api_base=" if location and place else "redirects"
+        )
+        return NotFoundError(f"{status}: {self._address.host} {hint}", status=status)
 
     async def _post(self, data: bytes) -> tuple[int, Mapping[str, str], bytes] | EngineError:
         import aiohttp
@@ -112,9 +117,9 @@ class HTTP(Provider):
             ) as response:
                 async for chunk in response.content.iter_any():
                     body += chunk
-                    if len(body) > _LARGEST_BODY:
+                    if len(body) > LARGEST_REPLY:
                         return IncompleteReplyError(
-                            f"{host} sent more than {_LARGEST_BODY >> 20} MB",
+                            f"{host} sent more than {LARGEST_REPLY:,} bytes",
                             status=response.status,
                         )
                 return response.status, response.headers, bytes(body)
@@ -201,10 +206,3 @@ def _parsed(body: bytes) -> Any:
 def _reason(error: OSError) -> str:
     number = error.errno or 0
     return os.strerror(number) if number > 0 else error.strerror or type(error).__name__
-
-
-def _header_value(api_key: str) -> str:
-    key = api_key.strip()
-    if not key or not key.isascii() or not key.isprintable():
-        raise UsageError("api_key is empty or has characters that no key has")
-    return key

@@ -16,12 +16,14 @@ import importlib.util
 import logging
 import os
 import secrets
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textautograd.dispatch import keep_for_good
 from textautograd.engines.http import HTTP
 from textautograd.errors import Error, UsageError
 
@@ -84,7 +86,6 @@ class Local:
         self._name = name
         self.path = _place(name)
         self._n_ctx = n_ctx
-        self._timeout = timeout
         sampling: dict[str, Any] = {
             "temperature": temperature,
             "max_tokens": max_tokens,
@@ -94,7 +95,9 @@ class Local:
         }
         self._sampling = {key: value for key, value in sampling.items() if value is not None}
         self._http: tuple[_Server, HTTP] | None = None
-        self._unsent = HTTP(self.path.name, "http://127.0.0.1", structured=structured)
+        self._unsent = HTTP(
+            self.path.name, "http://127.0.0.1", timeout=timeout, structured=structured
+        )
 
     async def complete(self, request: Request) -> Reply:
         import asyncio
@@ -114,11 +117,11 @@ class Local:
         if self._http is None or self._http[0] is not server:
             self._http = (
                 server,
-                HTTP(
+                _Free(
                     self.path.name,
                     server.address,
                     api_key=server.key,
-                    timeout=self._timeout,
+                    timeout=self._unsent.timeout,
                     structured=self._unsent.structured,
                 ),
             )
@@ -153,6 +156,13 @@ class Local:
         return f"Local({self._name!r})"
 
 
+class _Free(HTTP):
+    """What this machine computes costs no dollars."""
+
+    def read(self, body: Any, request: Request, cost: float | None = 0.0) -> Reply:
+        return super().read(body, request, cost)
+
+
 class _Server:
     """A running llama.cpp server: its address, its key, and the object that keeps it running."""
 
@@ -179,19 +189,20 @@ class _Server:
 
     def end(self) -> None:
         """Stops it, also in the middle of calls."""
+        if _is_child:
+            self.abandon()
         del self._server
 
     def abandon(self) -> None:
-        """Leaves the server for good: after a fork its threads are the parent's, and waiting for
-        them to end, as its destructor does, would be for ever."""
-        import ctypes
-
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._server))
+        """Leaves the server for good: its destructor waits for threads, also for one that all
+        servers share, and those of before a fork are the parent's: that would be for ever."""
+        keep_for_good(self._server)
 
 
 _has_affinity = hasattr(os, "sched_getaffinity")
 _running: dict[tuple[Path, int], _Server] = {}
 _loading = threading.Lock()
+_is_child = False  # of a process that had llama.cpp's threads
 
 
 def _serve(name: str, path: Path, n_ctx: int) -> _Server:
@@ -206,11 +217,24 @@ def _serve(name: str, path: Path, n_ctx: int) -> _Server:
 
 
 def _in_child() -> None:
-    global _loading
-    for server in _running.values():
-        server.abandon()
-    _running.clear()
+    global _loading, _is_child
     _loading = threading.Lock()
+    if "xllamacpp" in sys.modules:
+        _is_child = True
+        for server in _running.values():
+            server.abandon()
+        _running.clear()
+        _exit_without_destructors()
+
+
+def _exit_without_destructors() -> None:
+    """llama.cpp's global objects, as its servers, would wait at exit for the parent's threads.
+    The handler comes before theirs, after all of Python's own."""
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "on_exit"):  # elsewhere than in glibc, destructors do not wait
+        libc.on_exit(libc._exit, None)
 
 
 if hasattr(os, "register_at_fork"):
