@@ -153,9 +153,8 @@ def test_a_server_that_wants_a_key_costs_one_request_and_names_the_variable(
 ) -> None:
     monkeypatch.delenv("GROQ_API_KEY", raising=False)
     with faults(refusal(401, "no key")) as server:
-        monkeypatch.setenv("GROQ_API_BASE", server.url)
         model = Retrying(LiteLLM("groq/tiny", api_base=server.url), 5, sleep=no_wait)
-        with pytest.raises(errors.AuthenticationError, match="set GROQ_API_KEY"):
+        with pytest.raises(errors.AuthenticationError, match=r"not set .*GROQ_API_KEY.*api_key="):
             loop.run_until_complete(call(model, ask()))
     assert len(server.bodies) == 1
 

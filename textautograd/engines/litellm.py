@@ -110,12 +110,14 @@ class LiteLLM(Provider):
         kind = type(error).__name__
         if "LLM Provider NOT provided" in words:
             return UsageError(_NO_PROVIDER.format(self.model))
-        if missing and (status in (401, 403) or (not headers and _NO_KEY.search(words))):
+        unset = ", ".join(missing)
+        if missing and not headers and (status == 401 or _NO_KEY.search(words)):
             return AuthenticationError(
-                f"no key for {self.model!r}: set {', '.join(missing)} in the environment, or give "
-                f"api_key= ({words})",
-                status=status if headers else None,
+                f"no key for {self.model!r}: set {unset} in the environment, or give api_key= "
+                f"({words})"
             )
+        if missing and status in (401, 403):
+            words += f" (not set in the environment: {unset})"
         if kind == "ContextWindowExceededError":
             return ContextOverflowError(words, status=status)
         if kind == "ContentPolicyViolationError":

@@ -233,7 +233,7 @@ def _exit_without_destructors() -> None:
     import ctypes
 
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "on_exit"):  # elsewhere than in glibc, destructors do not wait
+    if hasattr(libc, "on_exit"):  # in glibc, whose condition variables wait for their waiters
         libc.on_exit(libc._exit, None)
 
 
