@@ -160,8 +160,9 @@ def test_each_fault(
         return
     assert type(first) is type(second) is expected  # nothing was kept
     asked = ATTEMPTS if issubclass(expected, errors.TransientError) else 1
-    assert len(server.bodies) == 2 * asked
     assert len(waits) == 2 * (asked - 1)
+    if name != "hangs":  # a timeout may come before the request does
+        assert len(server.bodies) == 2 * asked
     if "retry-after" in name:
         assert all(wait >= 2 for wait in waits)
     assert "sk-planted" not in f"{first!r} {first.__context__!r} {first.__cause__!r}"
