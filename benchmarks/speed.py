@@ -243,8 +243,10 @@ def main() -> None:
         "latency_ms": asked.latency_ms,
     }
     asked.out.mkdir(parents=True, exist_ok=True)
-    result = {"machine": machine, "summary": lines, "runs": rows}
-    (asked.out / "speed.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    parts = {"summary": lines, "runs": rows}
+    listed = [f'"{k}": [\n' + ",\n".join(map(json.dumps, v)) + "\n]" for k, v in parts.items()]
+    result = f'{{"machine": {json.dumps(machine)},\n' + ",\n".join(listed) + "}\n"
+    (asked.out / "speed.json").write_text(result, "utf-8")
     (asked.out / "speed.svg").write_text(chart(lines), "utf-8")
     print(f"{machine}\n\n{table(lines)}")
 

@@ -105,7 +105,7 @@ class Gradient(Sequence[Feedback]):
         """Each feedback once, where it comes first. Takes no longer than the sums that made this
         gradient, however often they share a part."""
         if self._length == 1:
-            yield self[0]
+            yield from self._parts  # type: ignore[misc]  # one part is no rope
             return
         stack: list[Feedback | Gradient] = [self]
         seen: set[Feedback | int] = set()

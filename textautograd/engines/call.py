@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from textautograd.engines._checks import finished
-from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.engines.budget import metered
 from textautograd.engines.cache import Cached, run_cache
@@ -22,10 +23,14 @@ async def call(engine: Engine, request: Request) -> Reply:
 
 def call_now(engine: Engine, request: Request) -> Reply | None:
     """As `call`, for what needs no waiting: a cached reply, a plain function. Else `None`."""
-    reply = _in_context(engine).answer_now(request)
+    answer: Answer | None = getattr(_in_context(engine), "answer_now", None)
+    reply = answer(request) if answer else None
     return reply and finished(reply, request)
 
 
-def _in_context(engine: Engine) -> Wrapper:
+Answer = Callable[[Request], Reply | None]
+
+
+def _in_context(engine: Engine) -> Engine:
     store = run_cache()
-    return Wrapper(metered(engine)) if store is None else Cached(engine, store)
+    return metered(engine) if store is None else Cached(engine, store)
