@@ -970,3 +970,20 @@ def test_a_disk_that_is_full_says_that_the_run_goes_on_later(
     resumed, expected = run(Agent(), engine, run_dir=tmp_path), undisturbed()
     assert decisions(resumed.metrics) == decisions(expected.metrics)
     assert len(engine.calls) < expected.usage.calls
+
+
+def test_a_start_that_was_killed_between_two_files_is_not_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["run.json", "best.json"]
+    for n in range(len(names)):
+
+        def killed(file: Path, content: bytes, n: int = n) -> None:
+            if file.name == names[n]:
+                raise KeyboardInterrupt
+            write_whole(file, content)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("textautograd.run_dir.write_whole", killed)
+            run(Agent(), Scripted(world), run_dir=tmp_path / str(n))
+        assert run(Agent(), Scripted(world), steps=1, run_dir=tmp_path / str(n)).metrics

@@ -75,14 +75,14 @@ class RunDir:
                 settings["state"] = found.get("state")
             if found != settings:
                 raise UsageError(_another(self.path, found, settings))
-        else:
-            if not (self.path / "run.json").exists() and (self.path / "best.json").exists():
-                raise UsageError(
-                    f"{self.path} holds a best.json of no run that is here: move it, or choose "
-                    "another run_dir"
-                )
-            self._write("best.json", state)
+        elif not (self.path / "run.json").exists() and (self.path / "best.json").exists():
+            raise UsageError(
+                f"{self.path} holds a best.json of no run that is here: move it, or choose another "
+                "run_dir"
+            )
         self._write("run.json", settings)  # also where nothing changed: can it be written to?
+        if self.left is None:
+            self._write("best.json", state)
 
     @property
     def cache(self) -> Path:
