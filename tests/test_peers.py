@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,10 @@ def test_the_list_of_defects_names_tests_that_there_are() -> None:
         named = re.findall(r"`(test_\w+)\.(test_\w+)`", tests)
         assert named, defect
         for module, test in named:
-            tree = ast.parse((HERE / f"{module}.py").read_text("utf-8"))
-            found = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
-            assert test in found, f"{defect}: there is no {test} in {module}.py"
+            assert test in functions_of(module), f"{defect}: there is no {test} in {module}.py"
+
+
+@cache
+def functions_of(module: str) -> set[str]:
+    tree = ast.parse((HERE / f"{module}.py").read_text("utf-8"))
+    return {part.name for part in tree.body if isinstance(part, ast.FunctionDef)}

@@ -258,7 +258,7 @@ def test_a_failure_comes_through_a_long_chain(engine: Scripted) -> None:
     assert len(caught.value.__notes__) == 1  # the tool's line, from however deep
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(30)
 def test_a_call_is_asked_once_however_many_paths_lead_to_it() -> None:
     """Sixty doublings, and then a call that has to read what they say: 2**60 times the same."""
     engine = Scripted(answer)

@@ -1,0 +1,433 @@
+"""Breaks the package in known ways and says which test noticed: `python -m tests.mutations`.
+
+Each mutation replaces one piece of source, which must occur exactly once, in a copy of the package,
+and runs the tests that should notice, until one fails. `--write` puts the result into README.md.
+Names of mutations as arguments choose some of them.
+
+Ends with status 1 if a mutation survives, or its source is no longer what it was written for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = Path(__file__).parent / "README.md"
+BEGIN, END = "<!-- mutations -->\n", "<!-- end of mutations -->\n"
+
+
+class Stale(Exception):
+    """A mutation's source is no longer there, or there more than once."""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One bug: `old` becomes `new` in `file`, and one of `tests` should fail: names of files,
+    `tape` for test_tape.py, or of one test in a file, `tape::test_a_long_chain`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+    def applied(self, source: str) -> str:
+        """The source with the bug.
+
+        Raises:
+            Stale: the source does not hold `old` exactly once.
+        """
+        if (count := source.count(self.old)) != 1:
+            raise Stale(f"{self.name!r}: {self.file} holds {count} times {self.old!r}, not once")
+        return source.replace(self.old, self.new)
+
+
+WALK = "tape paths variable"
+
+MUTATIONS = [
+    # the walk
+    Mutation(
+        "a slot is dropped where a variable is used twice",
+        "tape.py",
+        "if gradient is not None and predecessor in self:",
+        "if gradient is not None and predecessor in {*self} - {*predecessors[:slot]}:",
+        WALK,
+    ),
+    Mutation(
+        "a contribution overwrites those before it",
+        "tape.py",
+        "self._contributions.setdefault(predecessor, []).append((index, slot, gradient))",
+        "self._contributions[predecessor] = [(index, slot, gradient)]",
+        WALK,
+    ),
+    Mutation(
+        "a contribution is added twice",
+        "tape.py",
+        ".append((index, slot, gradient))",
+        ".extend([(index, slot, gradient)] * 2)",
+        WALK,
+    ),
+    Mutation(
+        "a variable does not wait for all of its successors",
+        "tape.py",
+        "if not self._waiting[predecessor]:",
+        "if predecessor in self._contributions:",
+        WALK,
+    ),
+    Mutation(
+        "contributions are added up in the order of completion",
+        "tape.py",
+        "contributions.sort(key=_in_program_order)",
+        "pass",
+        "tape",
+    ),
+    Mutation(
+        "what is complete is handed out in no order",
+        "tape.py",
+        "found.sort(key=lambda pair: self._index[pair[0]])",
+        "found.sort(key=lambda pair: hash(pair[0]))",
+        "tape",
+    ),
+    Mutation(
+        "several roots are walked in the order of their hashes",
+        "tape.py",
+        "for root in dict.fromkeys(roots) if",
+        "for root in set(roots) if",
+        WALK,
+    ),
+    Mutation(
+        "what a None leaves behind is pruned, whatever else leads there",
+        "tape.py",
+        "                self._release(variable)\n            else:",
+        "                pass\n            else:",
+        WALK,
+    ),
+    Mutation(
+        "constants are walked",
+        "tape.py",
+        "[p for p in node.predecessors if p.requires_grad]",
+        "list(node.predecessors)",
+        WALK,
+    ),
+    Mutation(
+        "a second pass over a freed graph goes unnoticed",
+        "tape.py",
+        "variable.grad_fn.freed and variable is not last",
+        "False",
+        WALK,
+    ),
+    Mutation(
+        "a freed node keeps what its operation saved",
+        "tape.py",
+        '        self.operation = getattr(self.operation, "name", self.operation)\n',
+        "",
+        "scale::test_backward_drops_saved_texts_unless_the_graph_is_retained",
+    ),
+    Mutation(
+        "a registry keeps every node",
+        "tape.py",
+        "        self.freed = False\n",
+        "        self.freed = False\n        _live.__dict__.setdefault('every', []).append(self)\n",
+        "scale::test_dropping_a_loss_frees_its_tape",
+    ),
+    # backward
+    Mutation(
+        "the graph is freed too early, though it is to be retained",
+        "backward.py",
+        "    if not retain_graph:\n        _free(walk)\n    return failures",
+        "    _free(walk)\n    return failures",
+        "variable",
+    ),
+    Mutation(
+        "the graph is never freed",
+        "backward.py",
+        "            node.free()\n",
+        "            pass\n",
+        "scale::test_backward_frees_what_was_behind_a_loss_that_is_kept",
+    ),
+    Mutation(
+        "the first hook is skipped",
+        "backward.py",
+        "in list((variable._hooks or {}).values()):",
+        "in list((variable._hooks or {}).values())[1:]:",
+        "variable",
+    ),
+    Mutation(
+        "what a hook returns is ignored",
+        "backward.py",
+        "if replaced is not None:",
+        "if False:",
+        "variable",
+    ),
+    Mutation(
+        "a second backward overwrites the gradient of the first",
+        "backward.py",
+        "else variable._grad + gradient",
+        "else gradient",
+        "variable",
+    ),
+    Mutation(
+        "hooks of computed variables are kept after backward",
+        "backward.py",
+        "            variable._hooks = None  # type: ignore[attr-defined]\n",
+        "",
+        "scale::test_a_hook_that_closes_over_its_variable_leaves_no_cycle_after_backward",
+    ),
+    Mutation(
+        "one rule that fails ends the whole backward pass",
+        "backward.py",
+        "        except (EngineError, ReplyError) as error:\n",
+        "        except ZeroDivisionError as error:\n",
+        "peers",
+    ),
+    # variables
+    Mutation(
+        "an assignment does not count as a new version",
+        "variable.py",
+        "self._version += 1",
+        "self._version += 0",
+        "variable",
+    ),
+    Mutation(
+        "a candidate's text is not read where a call is written",
+        "variable.py",
+        "if replacements := _overrides.get(_NO_OVERRIDES):",
+        "if replacements := {}:",
+        "nn",
+    ),
+    Mutation(
+        "a result requires grad only if every input does",
+        "variable.py",
+        "any([x._requires_grad for x in inputs])",
+        "all([x._requires_grad for x in inputs])",
+        "variable",
+    ),
+    Mutation(
+        "a sum of gradients turns its parts round",
+        "gradient.py",
+        "both._parts, both._length = (self, other),",
+        "both._parts, both._length = (other, self),",
+        "gradient",
+    ),
+    Mutation(
+        "a gradient is read one index at a time from its beginning",
+        "gradient.py",
+        "return tuple(self._at(range(self._length)[index]))",
+        "return tuple(self[i] for i in range(self._length)[index])",
+        "scale::test_four_times_the_program_is_no_more_than_six_times_the_work",
+    ),
+    # rules and prompts
+    Mutation(
+        "a neighbour is left out of the joint prompt",
+        "prompts/semantic.py",
+        "for name, block in _blocks(inputs).items()}",
+        "for name, block in [*_blocks(inputs).items()][:1]}",
+        "rules",
+    ),
+    Mutation(
+        "the joint reply's parts go to the wrong slots",
+        "rules.py",
+        "pulled[slot] = _about(node, slot, parts[node.operation.names[slot]])",
+        "pulled[slot] = _about(node, slot, parts[names[-1 - asked.index(slot)]])",
+        "rules",
+    ),
+    Mutation(
+        "an input that is a constant is asked about",
+        "rules.py",
+        'if p.requires_grad and name != "instruction"',
+        'if name != "instruction"',
+        "rules",
+    ),
+    Mutation(
+        "feedback that came by several paths is read path by path",
+        "rules.py",
+        "for f in gradient.distinct()",
+        "for f in gradient",
+        "scale::test_a_call_is_asked_once_however_many_paths_lead_to_it",
+    ),
+    Mutation(
+        "a perfect loss has a gradient all the same",
+        "nn/loss.py",
+        "if value.loss == 0 or not value:",
+        "if not value:",
+        "loss",
+    ),
+    Mutation(
+        "every option of select gets the gradient",
+        "functional.py",
+        "[gradient if i == self.index else None for i in range(len(node.predecessors))]",
+        "[gradient for i in range(len(node.predecessors))]",
+        "functional",
+    ),
+    Mutation(
+        "a tagged part loses its last character",
+        "prompts/form.py",
+        "            parts[name] = part\n",
+        "            parts[name] = part[:-1]\n",
+        "prompts",
+    ),
+    Mutation(
+        "a reply with a part that nobody asked for is taken",
+        "prompts/form.py",
+        "or set(parts) != set(self.names):",
+        "or not set(parts) >= set(self.names):",
+        "prompts",
+    ),
+    # threads, gates, steps
+    Mutation(
+        "no_grad is forgotten in the threads of map",
+        "mapping.py",
+        "contexts = [context.copy() for _ in items]",
+        "contexts = [type(context)() for _ in items]",
+        "map",
+    ),
+    Mutation(
+        "no_grad is forgotten in the gate's threads",
+        "optim/gate.py",
+        "with no_grad(), overridden(states[index]):",
+        "with overridden(states[index]):",
+        "gate",
+    ),
+    Mutation(
+        "the gate accepts an equal loss",
+        "optim/gate.py",
+        "isinstance(loss, float) and loss < before",
+        "isinstance(loss, float) and loss <= before",
+        "gate",
+    ),
+    Mutation(
+        "fit's gate accepts an equal loss",
+        "fit_gate.py",
+        "return no_worse and (after < before or failed_after < failed_before)",
+        "return no_worse",
+        "fit::test_a_win_is_better_and_never_worse",
+    ),
+    Mutation(
+        "who answers first decides what fit's gate evaluates",
+        "fit_gate.py",
+        "if not has_lost(old, [*rows[:known], *[None] * (len(old) - known)]):",
+        "if not has_lost(old, rows):",
+        "order::test_threads_and_order_of_completion_change_nothing",
+    ),
+    Mutation(
+        "a parameter without feedback is rewritten",
+        "optim/sgd.py",
+        "zip(self.names, self.params, strict=True) if p.grad]",
+        "zip(self.names, self.params, strict=True) if p.grad is not None]",
+        "optim",
+    ),
+    Mutation(
+        "a rejected text may be proposed again",
+        "optim/optimizer.py",
+        "            self._remember(usable)\n",
+        "",
+        "gate",
+    ),
+    Mutation(
+        "a cached reply is served at another temperature",
+        "engines/cache.py",
+        '        "temperature": _number(request.temperature),\n',
+        "",
+        "engines_cache::test_what_a_reply_depends_on_is_in_the_key",
+    ),
+]
+
+
+def caught_by(mutation: Mutation, folder: Path) -> str | None:
+    """The first test that fails with the bug in a folder's copy of the package, if one does."""
+    file = folder / "textautograd" / mutation.file
+    source = file.read_text("utf-8")
+    file.write_text(mutation.applied(source), "utf-8")
+    try:
+        return failing(mutation.tests.split(), folder)
+    finally:
+        file.write_text(source, "utf-8")
+
+
+def failing(tests: Sequence[str], folder: Path) -> str | None:
+    """The first test to fail, or the first file that cannot be run."""
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "--tb=no", "--timeout=100"),
+            *("-p", "no:cacheprovider", "--hypothesis-seed=0"),
+            *map(argument, tests),
+        ],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    if run.returncode == 0:
+        return None
+    found = re.search(r"^(?:FAILED|ERROR) tests/(.+?)(?: - .*)?$", run.stdout, re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"pytest did not say what failed:\n{run.stdout}\n{run.stderr}")
+    return found[1]
+
+
+def argument(test: str) -> str:
+    """What pytest calls a test, or a file of tests."""
+    file, *one = test.split("::")
+    return "::".join((f"tests/test_{file}.py", *one))
+
+
+def copied(parent: str) -> Path:
+    """A copy of the package and its tests that Python prefers to the one installed."""
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    for name in ("textautograd", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("names", nargs="*", help="mutations to run; all by default")
+    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    given = parser.parse_args(arguments)
+    chosen = [m for m in MUTATIONS if not given.names or m.name in given.names]
+    if unknown := {*given.names} - {m.name for m in MUTATIONS}:
+        parser.error(f"no such mutations: {', '.join(sorted(unknown))}")
+    for mutation in chosen:
+        mutation.applied((ROOT / "textautograd" / mutation.file).read_text("utf-8"))
+    with tempfile.TemporaryDirectory() as parent:
+        sound = failing(sorted({t for m in chosen for t in m.tests.split()}), copied(parent))
+        if sound is not None:
+            print(f"{sound} fails without any mutation")
+            return 1
+
+        def run(mutation: Mutation) -> str | None:
+            found = caught_by(mutation, copied(parent))
+            print(f"{mutation.name}: {found or 'SURVIVED'}", flush=True)
+            return found
+
+        with ThreadPoolExecutor(given.jobs) as pool:
+            found = list(pool.map(run, chosen))
+    survivors = [m.name for m, test in zip(chosen, found, strict=True) if test is None]
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} caught")
+    if given.write and not survivors and not given.names:
+        rows = [
+            f"| {m.name} | `{m.file}` | `{(test or '').replace('|', '¦')}` |\n"
+            for m, test in zip(chosen, found, strict=True)
+        ]
+        before, _, rest = README.read_text("utf-8").partition(BEGIN)
+        _, _, after = rest.partition(END)
+        table = "| bug | in | the first test that fails |\n|---|---|---|\n" + "".join(rows)
+        README.write_text(before + BEGIN + table + END + after, "utf-8")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
