@@ -6,6 +6,7 @@ is asked for once more, with the error, and is an error after that; nothing is e
 
 import json
 import re
+import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,9 +20,11 @@ from textautograd.prompts.size import beginning, check_size, limit_of, size, tok
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The parts of a reply, by name. `nullable` parts may be "no change", which parses to `None`;
-    `number` names the one part that is a number from 0 to 1; `optional` ones may be empty, which
-    parses to `None` too."""
+    """The parts of a reply, by name: a JSON object and nothing else, or tags at the reply's end.
+
+    `nullable` parts may be "no change", which parses to `None`; `optional` ones may be empty, which
+    parses to `None` too; `number` names the one part that is a number from 0 to 1.
+    """
 
     names: Sequence[str]
     nullable: bool = False
@@ -69,7 +72,7 @@ class Form:
             raise ReplyError("it ends within its reasoning")
         fenced = _FENCE.fullmatch(body)
         bare = fenced[1].strip() if fenced else body
-        parts = self._from_json(bare) if bare.startswith("{") else self._from_tags(body)
+        parts = self._from_json(bare) if bare.startswith("{") else self._from_tags(bare)
         return {name: self._part(name, parts[name]) for name in self.names}
 
     def _from_json(self, text: str) -> dict[str, Any]:
@@ -101,6 +104,16 @@ class Form:
             if any(f"<{other}>" in part for other in named.values()):
                 raise ReplyError(f"another part begins before </{t}>")
             parts[name] = part
+        before, begins, tail = text.partition(
+            min((f"<{t}>" for t in named.values()), key=text.find)
+        )
+        tail = begins + tail
+        for name, t in named.items():
+            tail = tail.replace(f"<{t}>{parts[name]}</{t}>", "", 1)
+        if tail.strip("`" + string.whitespace):
+            raise ReplyError("there is other text between or after the tags")
+        if _THINKING_BEGINS.search(_THINKING_ENDS.split(before)[-1]):
+            raise ReplyError("the tags are within its reasoning")
         return parts
 
     def _part(self, name: str, value: Any) -> str | None:
@@ -201,8 +214,9 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _QUOTED = json.JSONEncoder(ensure_ascii=False)
 _DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates)
 _TEXT = "…"  # what stands for a text where tags are asked for; a model may send it back
-_THINKING = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
-_THINKING_BEGINS = re.compile(r"<think(?:ing)?>")
+_THINKING = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_THINKING_BEGINS = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
+_THINKING_ENDS = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _FENCE = re.compile(r"\A```[a-zA-Z]*\n(.*)\n```\Z", re.DOTALL)
 _FRAME = 40  # tokens of asking again, without what was wrong and the reply
 _NO_CHANGE = {"no change", "none", "null", "no change needed", "n/a"}
