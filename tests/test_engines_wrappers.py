@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
+import json
 import random
+import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +27,7 @@ from textautograd.engines import (
     Retrying,
     Scripted,
     Usage,
+    caching,
     call,
     call_now,
 )
@@ -519,6 +523,31 @@ def test_twins_in_flight_are_sent_once_and_paid_once() -> None:
     assert len(model.calls) == 1
     assert budget.spent == sum((r.usage for r in replies), Usage()) == Usage(10, 5, 0, 0.5, 1)
     assert [r.cached for r in replies].count(True) == 4
+
+
+@pytest.mark.parametrize("ticks", range(8))
+def test_a_twin_that_comes_while_a_reply_is_on_its_way_finds_it(ticks: int, tmp_path: Path) -> None:
+    model, open_it = gate()
+    engine = Coalesced(model)
+
+    async def late() -> Reply:
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        return await call(engine, ask(temperature=0))
+
+    async def main() -> list[Reply]:
+        first = asyncio.create_task(call(engine, ask(temperature=0)))
+        await settled()
+        open_it()
+        return await asyncio.gather(first, late())
+
+    with caching(tmp_path / "calls.sqlite"), Budget(calls=1) as budget:
+        replies = asyncio.run(main())
+    assert [r.text for r in replies] == ["x", "x"]
+    assert budget.spent == replies[0].usage == Usage(10, 5, 0, 0.5, 1)
+    with sqlite3.connect(tmp_path / "calls.sqlite") as connection:
+        (kept,) = connection.execute("select value from replies").fetchall()
+    assert json.loads(kept[0])["tokens"] == [10, 5]
 
 
 @pytest.mark.parametrize(

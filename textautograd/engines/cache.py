@@ -91,7 +91,7 @@ class Coalesced(Wrapper):
             return await self.inner.complete(request)
         flights = self._flights.here()
         key = key_of(self.identity, request)
-        while (flight := flights.get(key)) is not None and not flight.task.done():
+        while (flight := flights.get(key)) is not None:
             try:
                 return replace(await flight.landing(), usage=Usage(), cached=True)
             except BudgetExceeded:
@@ -101,7 +101,11 @@ class Coalesced(Wrapper):
 
 
 class _Flight:
-    """One call, and how many wait for it."""
+    """One call, and how many wait for it.
+
+    It is under way until the first of them has gone on with its reply, and so has it in its cache:
+    who comes between would find neither.
+    """
 
     def __init__(
         self, engine: Coalesced, request: Request, flights: dict[str, _Flight], key: str
@@ -112,23 +116,24 @@ class _Flight:
         self.flights = flights
         self.key = key
         self.task: Task[Reply] = asyncio.create_task(engine.inner.complete(request))
-        self.task.add_done_callback(lambda _: self._leave())
 
     async def landing(self) -> Reply:
         import asyncio
 
+        while self.task.done() and self._is_known():
+            await asyncio.sleep(0)  # those who waited are woken first
         self.waiting += 1
         try:
             return await asyncio.shield(self.task)
         finally:
             self.waiting -= 1
-            if not self.waiting and not self.task.done():
-                self._leave()
+            if (self.task.done() or not self.waiting) and self._is_known():
+                del self.flights[self.key]
+            if not self.waiting:
                 self.task.cancel()
 
-    def _leave(self) -> None:
-        if self.flights.get(self.key) is self:
-            del self.flights[self.key]
+    def _is_known(self) -> bool:
+        return self.flights.get(self.key) is self
 
 
 @contextmanager

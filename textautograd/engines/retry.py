@@ -43,9 +43,27 @@ class Retrying(Wrapper):
         self._random = random.Random()  # its own: the user's seeded generator stays as it is
 
     async def complete(self, request: Request) -> Reply:
+        try:
+            return await self.inner.complete(request)
+        except TransientError as error:
+            failed = error
+        return await self._again(request, failed)
+
+    async def _again(self, request: Request, failed: TransientError) -> Reply:
+        """What comes after the first attempt. It is the retrying's first one, made already: most
+        calls have no other, and need not load or pay for what runs the rest."""
         import asyncio
 
         import tenacity
+
+        made = 0
+
+        async def attempt() -> Reply:
+            nonlocal made
+            made += 1
+            if made == 1:
+                raise failed
+            return await self.inner.complete(request)
 
         attempts = tenacity.AsyncRetrying(
             sleep=self._sleep or asyncio.sleep,
@@ -55,14 +73,14 @@ class Retrying(Wrapper):
             reraise=True,
         )
         try:
-            return await attempts(self.inner.complete, request)
+            return await attempts(attempt)
         except TransientError as error:
             if error.retry_after is not None and error.retry_after > LONGEST_RETRY_AFTER:
                 error.add_note(
                     f"the server asks to wait {error.retry_after:.0f} s, more than the "
                     f"{LONGEST_RETRY_AFTER:.0f} s that are waited for: run it again later"
                 )
-            if (made := attempts.statistics["attempt_number"]) > 1:
+            if made > 1:
                 error.add_note(f"after {made} attempts")
             raise
 
