@@ -5,7 +5,9 @@ Counted on the programs of `benchmarks.speed`; what each rule saves has its own 
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 import zlib
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from benchmarks.timed.chart import chart
 from benchmarks.timed.ours import TwoSteps, calls
 from benchmarks.timed.server import answer_to
 from textautograd import nn, optim
-from textautograd.engines import Reply, Request, Scripted
+from textautograd.engines import Request, Scripted
 from textautograd.engines.cache import Cached, Coalesced
 
 
@@ -69,24 +71,21 @@ def test_a_second_run_is_served_from_the_cache(tmp_path: Path) -> None:
 
 
 def test_twin_samples_in_flight_are_one_sample() -> None:
-    """All of them are written before the loop may answer the first."""
+    """All of them are written before the call that they wait for is answered."""
+    written = threading.Event()
 
-    class Waits:
-        def __init__(self) -> None:
-            self.calls: list[Request] = []
+    async def answer(request: Request) -> str:
+        if "First." in request.messages[0]["content"]:
+            await asyncio.to_thread(written.wait)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        return as_the_server(request)
 
-        async def complete(self, request: Request) -> Reply:
-            import asyncio
-
-            self.calls.append(request)
-            for _ in range(50):
-                await asyncio.sleep(0)
-            return Reply(as_the_server(request))
-
-    engine = Waits()
+    engine = Scripted(answer)
     agent = nn.LLM("Answer.").to(Coalesced(engine))
     held = nn.LLM("First.").to(engine)("so that all eight begin together")
     outputs = [agent(question="What is 6*7?", given=held) for _ in range(8)]
+    written.set()
     assert len({output.data for output in outputs}) == 1
     assert len(engine.calls) == 2
 
