@@ -248,9 +248,9 @@ class Builder:
     def getitem(self) -> None:
         slot = self.pick()
         value = self.values[slot]
-        choices: list[Any] = [(), ..., None, value > 0]
-        if value.ndim:
-            choices += [slice(1, None), slice(None, None, -1), (None, ..., slice(0, 2))]
+        choices: list[Any] = [..., None, value > 0]
+        if value.ndim:  # autograd fails at a number's [()]
+            choices += [(), slice(1, None), slice(None, None, -1), (None, ..., slice(0, 2))]
         if value.ndim and len(value):
             choices += [0, -1, [0, -1, 0], np.array([[0, 0], [-1, 0]]), np.arange(len(value)) > 0]
         if value.ndim > 1 and value.size:
