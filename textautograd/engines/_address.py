@@ -34,8 +34,11 @@ class Address:
 
 def _parts(api_base: str) -> SplitResult | None:
     """The address, taken apart; `None` where a client could not use it."""
+    import yarl  # the client's own reader, which is stricter than the standard library's
+
     try:
         parts = urlsplit(api_base.strip())
+        yarl.URL(parts.geturl())
         api_base.encode()
         host = (parts.hostname or "").encode("idna")
         is_one = _HOST.fullmatch(host) and parts.port != 0 and "\\" not in parts.netloc
