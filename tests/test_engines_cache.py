@@ -28,6 +28,7 @@ from textautograd.engines import (
     call,
     call_now,
 )
+from textautograd.engines._checks import finished
 from textautograd.engines.cache import Coalesced, key_of
 from textautograd.errors import BudgetExceeded
 
@@ -119,7 +120,45 @@ def test_the_key_is_the_same_in_every_process() -> None:
     assert keys == {key_of("e", ask(schema={"a": 2, "b": 1}))}
 
 
-@pytest.mark.parametrize("reply", [Reply("half", "length"), Reply("  "), Reply("x", "abort")])
+@pytest.mark.parametrize("reason", ["length", "max_tokens"])
+@pytest.mark.parametrize("raises", [False, True])
+def test_what_was_cut_off_at_max_tokens_is_paid_once(path: Path, reason: str, raises: bool) -> None:
+    def answer(request: Request) -> Reply:
+        reply = Reply("half", reason, Usage(3, 4, calls=1))
+        return finished(reply, request) if raises else reply
+
+    model, seen = Scripted(answer), []
+    with Budget() as budget:
+        for request in (ask(max_tokens=4), ask(max_tokens=4), ask(max_tokens=5)):
+            with pytest.raises(errors.IncompleteReplyError, match="raise max_tokens") as caught:
+                ways(model, path, request)
+            with pytest.raises(errors.IncompleteReplyError) as again:
+                asyncio.run(call(Cached(model, path), request))
+            seen += [caught.value, again.value]
+    assert {(str(e), e.text, e.finish_reason) for e in seen[:4]} == {(str(seen[0]), "half", reason)}
+    assert "max_tokens = 5" in str(seen[4])
+    assert [error.usage for error in seen[:2]] == [Usage(3, 4, calls=1), None]
+    assert len(model.calls) == budget.spent.calls == 2
+
+
+def test_twins_in_flight_share_what_was_cut_off(path: Path) -> None:
+    async def answer(request: Request) -> Reply:
+        await asyncio.sleep(0)
+        return finished(Reply("half", "length"), request)
+
+    async def thrice() -> list[Reply | BaseException]:
+        one = Cached(Coalesced(model), path)
+        twins = (call(one, ask(temperature=0)) for _ in range(2))
+        seen = await asyncio.gather(*twins, return_exceptions=True)
+        return [*seen, *await asyncio.gather(call(one, ask(temperature=0)), return_exceptions=True)]
+
+    model = Scripted(answer)
+    with Budget() as budget:
+        assert {type(each) for each in asyncio.run(thrice())} == {errors.IncompleteReplyError}
+    assert len(model.calls) == budget.spent.calls == 1
+
+
+@pytest.mark.parametrize("reply", [Reply("", "error"), Reply("  "), Reply("x", "abort")])
 def test_only_whole_replies_are_kept(path: Path, reply: Reply) -> None:
     model = Scripted(lambda request: reply)
     engine = Cached(model, path)
@@ -143,7 +182,7 @@ NO_REPLIES: list[Any] = [
     *("", "{", "null", "7", "[]", '{"text": 1}', b"\xff\xfe", None, 7, 2.5, "[" * 100_000),
     '{"text": "", "finish_reason": "stop"}',
     '{"text": " \\n\\t", "finish_reason": "stop"}',
-    '{"text": "half", "finish_reason": "length"}',
+    '{"text": "half", "finish_reason": "abort"}',
     '{"text": "withheld", "finish_reason": "content_filter"}',
     '{"text": "x", "finish_reason": 3}',
     '{"text": "x"}',

@@ -101,12 +101,20 @@ class SchemaRejected(BadRequestError):
 class IncompleteReplyError(EngineError):
     """A reply that is cut off, empty, without choices, or not what the protocol says.
 
-    `text` holds what there was of it.
+    `text` holds what there was of it, `finish_reason` why it ended, where a reply says so.
     """
 
-    def __init__(self, message: str, *, status: int | None = None, text: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        text: str = "",
+        finish_reason: str | None = None,
+    ) -> None:
         super().__init__(message, status=status)
         self.text = text
+        self.finish_reason = finish_reason
 
 
 class TransientError(EngineError):

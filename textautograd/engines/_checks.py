@@ -8,7 +8,8 @@ from typing import Any
 from textautograd.engines.base import Reply, Request, Usage
 from textautograd.errors import ContentFilterError, IncompleteReplyError, UsageError
 
-CUT_OFF = {"length", "max_tokens", "abort", "error", "network_error"}
+AT_LIMIT = {"length", "max_tokens"}
+CUT_OFF = AT_LIMIT | {"abort", "error", "network_error"}
 
 
 def a_reply(answer: Any, engine: object) -> Reply:
@@ -63,22 +64,22 @@ def finished(reply: Reply, request: Request) -> Reply:
         ContentFilterError: withheld by the provider's filter.
     """
     error: ContentFilterError | IncompleteReplyError
-    if reply.finish_reason == "content_filter":
+    reason = reply.finish_reason
+    if reason == "content_filter":
         error = ContentFilterError("the provider's content filter withheld the reply")
-    elif reply.finish_reason in ("length", "max_tokens"):
+    elif reason in AT_LIMIT:
         limit = "the model's limit" if request.max_tokens is None else f"{request.max_tokens}"
         error = IncompleteReplyError(
-            f"the reply was cut off at max_tokens = {limit}: raise max_tokens", text=reply.text
+            f"the reply was cut off at max_tokens = {limit}: raise max_tokens",
+            text=reply.text,
+            finish_reason=reason,
         )
-    elif reply.finish_reason in CUT_OFF:
+    elif reason in CUT_OFF or not reply.text or reply.text.isspace():
+        what = "was cut off" if reason in CUT_OFF else "has no text"
         error = IncompleteReplyError(
-            f"the reply was cut off (finish_reason {reply.finish_reason!r})", text=reply.text
-        )
-    elif not reply.text or reply.text.isspace():
-        error = IncompleteReplyError(
-            f"the reply has no text (finish_reason {reply.finish_reason!r})", text=reply.text
+            f"the reply {what} (finish_reason {reason!r})", text=reply.text, finish_reason=reason
         )
     else:
         return reply
-    error.usage = reply.usage
+    error.usage = None if reply.cached else reply.usage
     raise error

@@ -10,12 +10,12 @@ from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from textautograd.engines._checks import finished
+from textautograd.engines._checks import AT_LIMIT, finished
 from textautograd.engines._store import Store
 from textautograd.engines._wrapper import PerLoop, Wrapper
 from textautograd.engines.base import Engine, Reply, Request, Usage
 from textautograd.engines.budget import metered
-from textautograd.errors import BudgetExceeded, EngineError
+from textautograd.errors import BudgetExceeded, EngineError, IncompleteReplyError
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -28,9 +28,10 @@ _run_cache: ContextVar[Store | None] = ContextVar("run_cache", default=None)
 class Cached(Wrapper):
     """Answers from `path` what was answered before, and writes there what is answered now.
 
-    A reply is written before it is returned, and only if it is whole. One that comes from the cache
-    has `cached` set and an empty usage, for nothing was paid now. Of several replies to one request
-    the first that was written counts for all. Processes may share a file.
+    A reply is written before it is returned, and only if it is whole or was cut off at
+    `max_tokens`, which is the same failure each time and costs nothing again. One that comes from
+    the cache has `cached` set and an empty usage, for nothing was paid now. Of several replies to
+    one request the first that was written counts for all. Processes may share a file.
     """
 
     def __init__(self, inner: Engine, path: str | PathLike[str] | Store) -> None:
@@ -41,14 +42,16 @@ class Cached(Wrapper):
         key = key_of(self.identity, request)
         if (reply := self._found(key, request)) is not None:
             return reply
-        return self._kept(key, request, await self.inner.complete(request))
+        with self._keeping_what_is_cut_off(key, request):
+            return self._kept(key, request, await self.inner.complete(request))
 
     def answer_now(self, request: Request) -> Reply | None:
         key = key_of(self.identity, request)
         if (reply := self._found(key, request)) is not None:
             return reply
-        reply = super().answer_now(request)
-        return reply and self._kept(key, request, reply)
+        with self._keeping_what_is_cut_off(key, request):
+            reply = super().answer_now(request)
+            return reply and self._kept(key, request, reply)
 
     async def close(self) -> None:
         self.store.close()
@@ -56,12 +59,29 @@ class Cached(Wrapper):
 
     def _found(self, key: str, request: Request) -> Reply | None:
         reply = _read(self.store.get(key), request)
-        return reply and replace(reply, usage=Usage(), cached=True)
+        return reply and finished(replace(reply, usage=Usage(), cached=True), request)
 
     def _kept(self, key: str, request: Request, reply: Reply) -> Reply:
+        finished(reply, request)
+        first = self._first(key, request, reply)
+        reply = replace(reply, text=first.text, finish_reason=first.finish_reason)
+        return finished(reply, request)
+
+    @contextmanager
+    def _keeping_what_is_cut_off(self, key: str, request: Request) -> Iterator[None]:
+        try:
+            yield
+        except IncompleteReplyError as error:
+            if error.finish_reason in AT_LIMIT:
+                usage = error.usage or Usage()
+                self._first(key, request, Reply(error.text, error.finish_reason, usage))
+            raise
+
+    def _first(self, key: str, request: Request, reply: Reply) -> Reply:
+        """The reply that the file holds: the one that is there, else this one."""
         value = json.dumps(
             {
-                "text": finished(reply, request).text,
+                "text": reply.text,
                 "finish_reason": reply.finish_reason,
                 "tokens": [reply.usage.input_tokens, reply.usage.output_tokens],
             }
@@ -71,8 +91,7 @@ class Cached(Wrapper):
         first = _read(self.store.get(key), request)
         if first is None:
             self.store.replace(key, value)
-            return reply
-        return replace(reply, text=first.text, finish_reason=first.finish_reason)
+        return first or reply
 
 
 class Coalesced(Wrapper):
@@ -182,7 +201,7 @@ def _plain(value: Any) -> Any:
 
 
 def _read(value: str | None, request: Request) -> Reply | None:
-    """A stored value, or `None` for one that is no whole reply: then it is asked for anew."""
+    """A stored value, or `None` for one that was not to be kept: then it is asked for anew."""
     try:
         entry = json.loads(value or "null")
         text, finish_reason = entry["text"], entry["finish_reason"]
@@ -190,7 +209,10 @@ def _read(value: str | None, request: Request) -> Reply | None:
         return None
     if not isinstance(text, str) or not isinstance(finish_reason, str):
         return None
+    reply = Reply(text, finish_reason)
+    if finish_reason in AT_LIMIT:
+        return reply
     try:
-        return finished(Reply(text, finish_reason), request)
+        return finished(reply, request)
     except EngineError:
         return None
