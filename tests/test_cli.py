@@ -211,7 +211,7 @@ def test_an_error_that_quotes_a_server_is_harmless(
     assert r"no \x1b[31m model \ud800" in error and "\x1b" not in error
 
 
-@pytest.mark.parametrize("what", ["file", "result", "null", "user"])
+@pytest.mark.parametrize("what", ["file", "result", "null", "user", "long"])
 def test_an_out_that_cannot_be_is_refused_before_it_pays(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
@@ -221,7 +221,7 @@ def test_an_out_that_cannot_be_is_refused_before_it_pays(
     elif what == "result":
         (out / "result.json").mkdir(parents=True)
     else:
-        out = Path("a\0b" if what == "null" else "~no-such-user/x")
+        out = Path({"null": "a\0b", "user": "~no-such-user/x", "long": "a" * 300}[what])
     with faults(model) as server:
         assert train(server, root, out) == 2
         assert server.bodies == []

@@ -16,6 +16,7 @@ from textautograd.engines import Budget, caching, engine
 from textautograd.engines.base import Engine, Usage
 from textautograd.errors import BudgetExceeded, StateError, UsageError
 from textautograd.files import as_path, read_json, write_whole
+from textautograd.locking import locked
 from textautograd.nn import ExactMatchLoss
 from textautograd.optim import SGD
 from textautograd.terminal import harmless
@@ -33,8 +34,6 @@ def train(arguments: Namespace) -> None:
     """`textautograd train`."""
     started = time.time()
     out = as_path(arguments.out, "--out")
-    if (out / "result.json").is_dir():
-        raise UsageError(f"{out / 'result.json'} is a directory: move it, or choose another --out")
     if 0 in arguments.sizes:
         raise UsageError("train needs at least one example in each of the three --sizes")
     task, model = _task_and_model(arguments)
@@ -61,10 +60,15 @@ def train(arguments: Namespace) -> None:
         seed=arguments.seed,
         engine=rewriter,
     )
-    learn(steps=0, progress=False)  # what cannot work is refused unpaid
-    agent.load_state_dict(initial)
     limits = (arguments.budget_calls, arguments.budget_tokens, arguments.budget_usd)
     with ExitStack() as stack:
+        stack.enter_context(locked(out))
+        if (out / "result.json").is_dir():
+            raise UsageError(
+                f"{out / 'result.json'} is a directory: move it, or choose another --out"
+            )
+        learn(steps=0, progress=False)  # what cannot work is refused unpaid
+        agent.load_state_dict(initial)
         budget = stack.enter_context(Budget(*limits))
         stack.enter_context(caching(out / "calls.sqlite"))
         try:
@@ -81,11 +85,13 @@ def train(arguments: Namespace) -> None:
             after = evaluation.evaluate(agent, task.test, loss_fn, progress=True)
         except BudgetExceeded:
             after = None
-    result = _result(arguments, task, before, after, history)
-    try:
-        write_whole(out / "result.json", (json.dumps(result, indent=1) + "\n").encode())
-    except OSError as error:
-        print(f"{harmless(str(out / 'result.json'))} cannot be written: {error}", file=sys.stderr)
+        result = _result(arguments, task, before, after, history)
+        try:
+            write_whole(out / "result.json", (json.dumps(result, indent=1) + "\n").encode())
+        except OSError as error:
+            print(
+                f"{harmless(str(out / 'result.json'))} cannot be written: {error}", file=sys.stderr
+            )
     if history.stopped:
         done = f"{len(history.metrics)} of {arguments.steps} steps"
         print(f"training stopped after {done}: the rest of the budget is for held-out questions")

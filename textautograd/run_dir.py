@@ -6,18 +6,18 @@ best.json       the best state so far, for `module.load_state_dict`
 metrics.jsonl   a line per step
 states.jsonl    every state that was tried, with its loss
 calls.sqlite    every reply that was paid for
+lock            held while a run is at work here
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from types import UnionType
 from typing import Any
 
 from textautograd.errors import UsageError
-from textautograd.files import as_path, read_json, write_whole
+from textautograd.files import read_json, write_whole
 
 _WRITTEN = ("run.json", "checkpoint.json", "best.json", "metrics.jsonl", "states.jsonl")
 _NUMBER = int | float | None
@@ -44,7 +44,8 @@ _CHECKPOINT = {"state": {str: str}, "optimizer": dict, "metrics": [_METRICS], "s
 class RunDir:
     """Reads and writes the files of one run.
 
-    A directory in which no step was finished yet may become another run's.
+    A directory in which no step was finished yet may become another run's. Who makes one holds
+    the directory (`locked`).
 
     Args:
         settings: what the run is: JSON.
@@ -54,17 +55,11 @@ class RunDir:
         UsageError: the directory cannot be used, is damaged, or holds another run.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], settings: dict[str, Any], state: dict[str, str]
-    ) -> None:
-        self.path = as_path(path, "the run directory")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            for name in _WRITTEN:
-                if (self.path / name).is_dir():
-                    raise IsADirectoryError(f"its {name} is a directory")
-        except OSError as error:
-            raise UsageError(f"cannot use the run directory {self.path}: {error}") from error
+    def __init__(self, path: Path, settings: dict[str, Any], state: dict[str, str]) -> None:
+        self.path = path
+        for name in _WRITTEN:
+            if (path / name).is_dir():
+                raise UsageError(f"cannot use the run directory {path}: its {name} is a directory")
         self.left = self._checkpoint()
         settings = json.loads(json.dumps({"version": 2, **settings, "state": state}))
         if self.left is not None:

@@ -22,11 +22,13 @@ from textautograd.engines.budget import Budget
 from textautograd.engines.cache import caching
 from textautograd.errors import BudgetExceeded, StateError, UsageError
 from textautograd.evaluation import check_calls, examples_of, scored
+from textautograd.files import as_path
 from textautograd.fit_gate import FitGate
 from textautograd.functional import mean
 from textautograd.grad_mode import is_grad_enabled
 from textautograd.gradient import Gradient
 from textautograd.identity import digest, identity
+from textautograd.locking import locked
 from textautograd.mapping import map as map_
 from textautograd.nn.module import Module, check_state
 from textautograd.optim.optimizer import Optimizer, StepResult
@@ -140,7 +142,9 @@ def fit(
                 "train": _digest(train),
                 "val": _digest(gate_set),
             }
-            directory = RunDir(run_dir, settings, module.state_dict())
+            path = as_path(run_dir, "the run directory")
+            stack.enter_context(locked(path))
+            directory = RunDir(path, settings, module.state_dict())
             stack.enter_context(caching(directory.cache))
             _resume(directory, history, module, optimizer)
         if budget is not None:
