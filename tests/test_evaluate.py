@@ -8,6 +8,7 @@ import json
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import textautograd as ta
-from textautograd import errors, nn
+from textautograd import engines, errors, nn, optim
 from textautograd.data import Example
 from textautograd.engines import Reply, Request, Scripted, Usage
+from textautograd.engines._store import Store
 
 
 def question_of(request: Request) -> str:
@@ -225,3 +227,103 @@ def test_an_executor_that_fails_is_one_clear_error() -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
         with pytest.raises(errors.UsageError, match="by pickle, which takes no lambda"):
             ta.evaluate(module, [Example("a?", "x")], lambda o, t: loss(o, t), executor=processes)
+
+
+# What concerns the run and not the sample
+
+
+class Asked(nn.Module):
+    def __init__(self) -> None:
+        self.solve = nn.LLM("Solve it.")
+
+    def forward(self, question: str) -> ta.TextVariable:
+        output: ta.TextVariable = self.solve(question=question)
+        return output
+
+
+def _full_after(monkeypatch: pytest.MonkeyPatch, pages: int) -> None:
+    """SQLite's own error for a full disk, from so many pages on."""
+    opened = Store._open
+
+    def small(store: Store) -> Any:
+        connection = opened(store)
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        return connection
+
+    monkeypatch.setattr(Store, "_open", small)
+
+
+def _long(request: Request) -> str:
+    return request.messages[-1]["content"] * 300
+
+
+def test_a_call_cache_on_a_full_disk_ends_it_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [Example(f"question {i}", "x") for i in range(300)]
+    engine, path = Scripted(_long), tmp_path / "calls.sqlite"
+    agent = Asked().to(engines.Cached(engine, path))
+    with monkeypatch.context() as patch:
+        _full_after(patch, pages=20)
+        with pytest.raises(errors.SetupError, match=r"calls\.sqlite .*full.*make room") as caught:
+            ta.evaluate(agent, rows, nn.ExactMatchLoss())
+    assert isinstance(caught.value, errors.UsageError)
+    kept = len(engine.calls)
+    assert kept < 20 + 64
+    agent = Asked().to(engines.Cached(engine, path))
+    assert ta.evaluate(agent, rows, nn.ExactMatchLoss()).failed == 0
+    assert len(engine.calls) <= len(rows) + 64
+
+
+@pytest.mark.parametrize("step", ["batch", "gate"])
+def test_it_ends_fit_at_once_too_and_the_run_goes_on_when_it_is_mended(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [Example(f"question {i}", "x") for i in range(150)]
+
+    def model(request: Request) -> str:
+        if request.purpose == "forward":
+            return _long(request)
+        schema: Any = request.schema
+        return json.dumps({name: "Be brief." for name in schema["properties"]})
+
+    def train(engine: Scripted) -> ta.History:
+        agent = Asked().to(engine)
+        optimizer = optim.SGD(agent.parameters(), engine=engine)
+        options = {"steps": 1, "batch_size": 150 if step == "batch" else 2, "progress": False}
+        loss = nn.ExactMatchLoss()
+        return ta.fit(agent, rows, loss, optimizer, run_dir=tmp_path, **options)  # type: ignore[arg-type]
+
+    engine = Scripted(model)
+    with monkeypatch.context() as patch:
+        _full_after(patch, pages=40)
+        with pytest.raises(errors.SetupError, match="cannot be used"):
+            train(engine)
+    assert len(engine.calls) < 40 + 64
+    assert train(Scripted(model)).metrics[0]["failed"] == []
+
+
+@pytest.mark.parametrize("fitting", [False, True])
+def test_a_budget_in_dollars_without_a_price_ends_it_at_once(fitting: bool) -> None:
+    engine = Scripted(lambda request: "x")  # whose replies have no price
+    agent = Asked().to(engines.Limited(engine, 1))
+    rows = [Example(f"question {i}", "x") for i in range(100)]
+    with pytest.raises(errors.SetupError, match="price of a call is not known"):
+        if fitting:
+            optimizer = optim.SGD(agent.parameters(), engine=engine)
+            budget, loss = ta.Budget(usd=1), nn.ExactMatchLoss()
+            ta.fit(agent, rows, loss, optimizer, steps=1, batch_size=100, budget=budget)
+        else:
+            with ta.Budget(usd=1):
+                ta.evaluate(agent, rows, nn.ExactMatchLoss())
+    assert len(engine.calls) < 100
+
+
+def test_what_one_sample_does_wrong_is_that_sample_s() -> None:
+    class Router(nn.Module):
+        def forward(self, question: str) -> ta.TextVariable:
+            return ta.select(["a", "b"], int(question))
+
+    rows = [Example("0", "a"), Example("7", "b"), Example("1", "b")]
+    done = ta.evaluate(Router(), rows, nn.ExactMatchLoss())
+    assert done.failed == 1 and isinstance(done.rows[1].error, errors.UsageError)

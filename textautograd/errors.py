@@ -5,8 +5,10 @@ Error
 ├── UsageError            an argument that cannot work; raised before anything is spent
 │   ├── DataError         a data file that is missing or malformed
 │   └── StateError        a state dict that does not fit the module
+├── RunError              concerns the run and not one sample: ends it at once
+│   ├── BudgetExceeded    the next call would pass the budget
+│   └── SetupError        what all calls need cannot be used; a UsageError, too
 ├── CheckError            testing: a derivative or a rule is wrong
-├── BudgetExceeded        the next call would pass the budget
 ├── ReplyError            a model's reply that could not be used, after asking again
 └── EngineError           a call that brought no usable reply
     ├── AuthenticationError   401, 403: a wrong or missing key
@@ -53,7 +55,16 @@ class CheckError(Error, AssertionError):
     """What `textautograd.testing` found wrong."""
 
 
-class BudgetExceeded(Error):
+class RunError(Error):
+    """Concerns the whole run: `fit`, `evaluate` and a gate raise it at once, whereas what else a
+    sample raises is that sample's failure."""
+
+
+class SetupError(RunError, UsageError):
+    """What all calls need cannot be used: the call cache, a budget's prices, the engine's kind."""
+
+
+class BudgetExceeded(RunError):
     """The next call would pass the budget. Raised before that call is sent."""
 
 

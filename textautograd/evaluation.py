@@ -12,7 +12,7 @@ from textautograd.data.example import Example
 from textautograd.data.sampling import check_dataset
 from textautograd.engines.base import Usage
 from textautograd.engines.budget import Budget
-from textautograd.errors import BudgetExceeded, Error, UsageError
+from textautograd.errors import Error, RunError, UsageError
 from textautograd.grad_mode import no_grad
 from textautograd.mapping import map as map_
 from textautograd.nn.module import Module, functional_call
@@ -85,7 +85,7 @@ def evaluate(
     Raises:
         UsageError: an empty dataset, or a module or loss that cannot be called as said above. The
             first sample's error, if every sample failed.
-        BudgetExceeded: at once.
+        RunError: at once: a budget is used up, the call cache's disk is full.
     """
     examples = examples_of(dataset, "evaluate")
     check_calls("evaluate", module, examples, loss_fn)
@@ -117,7 +117,7 @@ def outcome(module: Module, example: Example, loss_fn: Callable[[Any, str], Text
         output = module(question=example.question, **example.extra)
         loss = scored(loss_fn, output, example)
         return Row(example, str(output), loss.item())
-    except BudgetExceeded:
+    except RunError:
         raise
     except Exception as error:  # whatever it is, it is this sample's outcome
         return Row(example, error=error)

@@ -20,7 +20,7 @@ from textautograd.engines._wrapper import identity_of
 from textautograd.engines.base import Engine, Usage
 from textautograd.engines.budget import Budget
 from textautograd.engines.cache import caching
-from textautograd.errors import BudgetExceeded, StateError, UsageError
+from textautograd.errors import BudgetExceeded, RunError, StateError, UsageError
 from textautograd.evaluation import check_calls, examples_of, scored
 from textautograd.files import as_path
 from textautograd.fit_gate import FitGate
@@ -105,7 +105,8 @@ def fit(
     Raises:
         UsageError: arguments that cannot work, or a `run_dir` that holds another run: other code
             of agent, loss or rule (see `textautograd.identity`), other settings, engines or data.
-            The first sample's error, if all samples of a batch or of the gate fail.
+            SetupError: at once, such as for a call cache on a full disk: what was paid for is kept
+            in `run_dir`. The first sample's error, if all samples of a batch or of the gate fail.
     """
     check_int("fit", "steps", steps, at_least=0)
     given: dict[str, tuple[object, type]] = {
@@ -221,7 +222,7 @@ def _shown(optimizer: Optimizer) -> dict[str, list[str]]:
 def _loss(module: Module, example: Example, loss_fn: Loss) -> TextVariable | Exception:
     try:
         return scored(loss_fn, module(question=example.question, **example.extra), example)
-    except BudgetExceeded:
+    except RunError:
         raise
     except Exception as error:  # whatever it is, it is this sample's outcome
         return error

@@ -6,7 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from textautograd.errors import UsageError
+from textautograd.errors import SetupError
 from textautograd.files import as_path
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class Store:
     """A file of keys and texts. Opened on first use, and anew in a forked child.
 
     Raises:
-        UsageError: the file cannot be used; names it and the way out.
+        SetupError: the file cannot be used; names it and the way out.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -66,9 +66,10 @@ class Store:
                 self._connection = self._open()
             return self._connection.execute(statement, values)
         except (sqlite3.Error, OSError) as error:
-            raise UsageError(
-                f"the call cache {self.path} cannot be used ({error}): give cache= another path, "
-                "make it writable, or delete the file if it is damaged"
+            raise SetupError(
+                f"the call cache {self.path} cannot be used ({error}): make room for it, make it "
+                "writable, or delete the file if it is damaged. Then the same call goes on with "
+                "what it holds"
             ) from error
 
     def _open(self) -> Connection:

@@ -10,7 +10,7 @@ from typing import Any
 from textautograd.engines._checks import a_reply
 from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request, Usage
-from textautograd.errors import BudgetExceeded, EngineError, UsageError
+from textautograd.errors import BudgetExceeded, EngineError, SetupError, UsageError
 
 _active: ContextVar[tuple[Budget, ...]] = ContextVar("budgets", default=())
 
@@ -25,7 +25,7 @@ class Budget:
     `tokens` only if it has no `max_tokens`; a provider that counts no tokens is held to the
     estimate. Dollars are known afterwards: calls in flight when
     `usd` is reached still finish. A reply without a known price stops a budget in dollars before
-    the next call (`UsageError`). Replies from a cache, and calls that fail unpaid, cost nothing.
+    the next call (`SetupError`). Replies from a cache, and calls that fail unpaid, cost nothing.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Budget:
                 )
             if self.usd is not None:
                 if spent.calls and spent.cost is None:
-                    raise UsageError(
+                    raise SetupError(
                         f"usd={self.usd} cannot be kept: the price of a call is not known. "
                         "Limit calls= or tokens= instead"
                     )
@@ -106,7 +106,7 @@ class Metered(Wrapper):
         try:
             answer: Any = self.inner.complete(request)
             if not hasattr(answer, "__await__"):
-                raise UsageError(f"`complete` of {self.inner!r} must be an `async def`")
+                raise SetupError(f"`complete` of {self.inner!r} must be an `async def`")
             reply = a_reply(await answer, self.inner)
         except BaseException as error:
             held.release(error)
