@@ -171,6 +171,46 @@ def test_only_whole_replies_are_kept(path: Path, reply: Reply) -> None:
     asyncio.run(engine.close())
 
 
+class Mine:
+    """A user's engine, with what its answers depend on."""
+
+    def __init__(self, says: str) -> None:
+        self.says = says
+
+    async def complete(self, request: Request) -> Reply:
+        return Reply(self.says)
+
+
+class Named(Mine):
+    @property
+    def identity(self) -> str:
+        return f"named {self.says}"
+
+
+def test_engines_that_answer_otherwise_share_no_entry(path: Path) -> None:
+    def says(engine: Any) -> str:
+        return asyncio.run(call(Cached(engine, path), ask())).text
+
+    def one() -> Scripted:
+        return Scripted(lambda request: "x")
+
+    def another(text: str) -> Scripted:
+        return Scripted(lambda request: text)
+
+    assert [says(Named(text)) for text in "xyx"] == ["x", "y", "x"]
+    assert [says(one()), says(another("y")), says(another("z"))] == ["x", "y", "z"]
+    again = one()
+    assert (says(again), again.calls) == ("x", [])
+
+
+def test_an_engine_without_identity_is_cached_nowhere(path: Path) -> None:
+    with pytest.raises(errors.UsageError, match="has no `identity`"):
+        asyncio.run(call(Cached(Mine("x"), path), ask()))
+    with caching(path), pytest.raises(errors.UsageError, match="has no `identity`"):
+        asyncio.run(call(Mine("x"), ask()))
+    assert asyncio.run(call(Coalesced(Mine("x")), ask(temperature=0))).text == "x"
+
+
 @pytest.mark.parametrize("text", ["\ud800 lone", "x" * 2**20, "\0", "{}", '"', "🙂"])
 def test_any_text_is_kept_as_it_is(path: Path, text: str) -> None:
     model = Scripted(lambda request: request.messages[0]["content"])
@@ -259,9 +299,12 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         assert model.calls == []
 
 
+def _for(request: Request) -> str:
+    return f"for {request.messages[0]['content']}"
+
+
 def _fill(path: Path, start: int) -> None:
-    model = Scripted(lambda request: f"for {request.messages[0]['content']}")
-    engine = Cached(model, path)
+    engine = Cached(Scripted(_for), path)
     for n in range(start, start + 60):
         call_now(engine, ask(str(n)))
     asyncio.run(engine.close())
@@ -275,7 +318,7 @@ def test_processes_share_a_file(path: Path) -> None:
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    model = counting()
+    model = Scripted(_for)
     engine = Cached(model, path)
     texts = [call_now(engine, ask(str(n))).text for n in range(120)]  # type: ignore[union-attr]
     assert texts == [f"for {n}" for n in range(120)]

@@ -387,11 +387,11 @@ def test_an_exception_in_the_middle_loses_nothing_that_was_answered(n: int, tmp_
             raise ta.BudgetExceeded("stands for whatever ends a run")
         return world(request)
 
-    first = Scripted(answer)
+    first, second = Scripted(answer), Scripted(world)
+    first.identity = second.identity = "scripted"
     stopped = run(agent, first, run_dir=tmp_path)
     assert stopped.stopped == "stands for whatever ends a run"
     answered = {key_of("scripted", call) for call in first.calls[:n]}
-    second = Scripted(world)
     resumed, expected = run(Agent(), second, run_dir=tmp_path), undisturbed()
     assert not answered & {key_of("scripted", call) for call in second.calls}
     assert resumed.state == expected.state
@@ -590,7 +590,7 @@ def test_another_model_in_the_same_directory_is_another_run(tmp_path: Path) -> N
     class Named(Scripted):
         def __init__(self, name: str) -> None:
             super().__init__(world)
-            self.identity = name  # type: ignore[misc]
+            self.identity = name
 
     def run(name: str, rewriter: str, *, steps: int) -> None:
         agent = Agent().to(Named(name))

@@ -104,6 +104,7 @@ class Order(Scripted):
 class Threaded:
     """A user's engine: each answer is written in a thread."""
 
+    identity = "threaded"
     max_concurrency = 4
 
     def __init__(self, answer: World) -> None:

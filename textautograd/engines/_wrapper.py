@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from textautograd.engines.base import Engine, Reply, Request
+from textautograd.errors import UsageError
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -14,8 +15,19 @@ T = TypeVar("T")
 
 
 def identity_of(engine: Engine) -> str:
-    """What tells this engine's replies from another's in a cache; holds no secrets."""
-    return getattr(engine, "identity", None) or type(engine).__qualname__
+    """What tells this engine's replies from another's in a cache; holds no secrets.
+
+    Raises:
+        UsageError: the engine does not say; a guess could give it another one's replies.
+    """
+    found = getattr(engine, "identity", None)
+    if not isinstance(found, str) or not found:
+        raise UsageError(
+            f"{engine!r:.80} has no `identity`, under which a cache or a run_dir keeps its "
+            "replies: give it an attribute `identity: str` that names the model and what else "
+            "its replies depend on, without secrets"
+        )
+    return found
 
 
 class Wrapper:
