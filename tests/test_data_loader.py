@@ -134,6 +134,23 @@ def test_seed_must_be_an_int(seed: Any) -> None:
         random_split([1], [1], seed=seed)
 
 
+class Table:
+    """Its items are its columns, as those of a data frame."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, name: Any) -> Any:
+        return {"question": [1, 2, 3]}[name]
+
+
+def test_a_table_is_refused_with_the_way_out() -> None:
+    with pytest.raises(UsageError, match=r"DataLoader: .*Table raises KeyError: 0.*list of its"):
+        list(DataLoader(Table()))
+    with pytest.raises(UsageError, match=r"random_split: .*KeyError"):
+        random_split(Table(), [1])
+
+
 @pytest.mark.parametrize("dataset", [iter([1]), {1: 1}, {1}, "gsm8k", None])
 def test_the_dataset_must_be_a_sequence(dataset: Any) -> None:
     with pytest.raises(UsageError, match="must be a sequence of examples"):

@@ -7,6 +7,7 @@ import gc
 import json
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_data_loader import Table
 
 import textautograd as ta
 from textautograd import engines, errors, nn, optim
@@ -170,6 +172,46 @@ def test_what_is_no_dataset_is_refused(dataset: Any) -> None:
     with pytest.raises(errors.UsageError, match="evaluate: "):
         ta.evaluate(nn.LLM("Solve it.").to(engine), dataset, nn.ExactMatchLoss())
     assert engine.calls == []
+
+
+@dataclass
+class Row:
+    extra: Any
+    question: str = "a?"
+    answer: str = "x"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (Row(None), "extra is a dict of argument → value, not None"),
+        (Row({1: "x"}), "extra is a dict"),
+        (Row({"question": "b?"}), 'a second "question"'),
+        (Example("a?", "x", self="s"), "multiple values for argument 'self'"),
+        (Example("a?", "x", function="f"), "unexpected keyword argument 'function'"),
+    ],
+)
+def test_a_row_that_a_module_cannot_be_called_with_is_refused(row: Any, said: str) -> None:
+    engine = Scripted(lambda r: "x")
+    with pytest.raises(errors.UsageError, match=said):
+        ta.evaluate(Asked().to(engine), [Example("b?", "x"), row], nn.ExactMatchLoss())
+    assert engine.calls == []
+
+
+def test_an_argument_may_have_any_name_that_the_module_takes() -> None:
+    class Any_(nn.Module):
+        def forward(this, question: str, **more: str) -> ta.TextVariable:
+            return ta.cat([question, *more.values()], sep="")
+
+    rows = [Example("a", "abc", self="b", function="c")]
+    assert ta.evaluate(Any_(), rows, nn.ExactMatchLoss()).loss == 0
+    model = nn.LLM("Solve it.").to(Scripted(lambda r: "x"))
+    assert ta.evaluate(model, [Example("a", "x", self="b")], nn.ExactMatchLoss()).loss == 0
+
+
+def test_a_table_whose_items_are_columns_is_refused() -> None:
+    with pytest.raises(errors.UsageError, match=r"evaluate: .*Table raises KeyError"):
+        ta.evaluate(nn.LLM("x"), Table(), nn.ExactMatchLoss())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("returned", [1.0, None, "wrong", True])

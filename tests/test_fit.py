@@ -731,6 +731,12 @@ DAMAGES: dict[str, Any] = {
     "metrics twice": lambda found: {"metrics": found["metrics"] * 2},
     "metrics nested": {"metrics": [deep(50)]},
     "accepted as text": lambda found: {"metrics": [{**found["metrics"][0], "accepted": "no"}]},
+    "won without a loss": lambda found: {
+        "metrics": [{**found["metrics"][0], "accepted": True, "before": None}]
+    },
+    "a change that is no pair": lambda found: {
+        "metrics": [{**found["metrics"][0], "changes": {"solve.instruction": ["x"]}}]
+    },
     "states of text": {"states": ["x"]},
     "state of a number": {"state": {"hint.instruction": 1}},
     "state of another": {"state": {"other": "x"}},
@@ -767,6 +773,35 @@ def test_a_damaged_checkpoint_is_named_and_changes_nothing(damage: str, tmp_path
         )
     assert agent.state_dict() == Agent().state_dict()
     assert optimizer.state_dict() == before and engine.calls == []
+
+
+@pytest.mark.parametrize("name", ["best.json", "metrics.jsonl", "states.jsonl"])
+@pytest.mark.parametrize("content", [None, b"", b'{"hint', b"\xff"])
+def test_what_lacks_beside_the_checkpoint_is_written_again(
+    name: str, content: bytes | None, tmp_path: Path
+) -> None:
+    run(Agent(), Scripted(world), steps=2, run_dir=tmp_path)
+    file = tmp_path / name
+    before = file.read_bytes()
+    file.unlink() if content is None else file.write_bytes(content)
+    engine = Scripted(world)
+    run(Agent(), engine, steps=2, run_dir=tmp_path)
+    assert file.read_bytes() == before and engine.calls == []
+
+
+def test_data_that_hold_themselves_are_refused_before_anything_is_spent(tmp_path: Path) -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+
+    class Told(Agent):
+        def forward(self, question: str, ctx: Any = None) -> ta.TextVariable:
+            return super().forward(question)
+
+    val, engine = [Example("held-out of hardness 1", "right", ctx=loop)], Scripted(world)
+    with pytest.raises(errors.UsageError, match=r"fit: an example.s extra holds itself"):
+        run(Told(), engine, steps=1, val=val, run_dir=tmp_path)
+    assert engine.calls == []
+    assert run(Told(), engine, steps=1, val=val).metrics
 
 
 @pytest.mark.parametrize("name", ["run.json", "checkpoint.json"])

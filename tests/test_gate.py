@@ -140,13 +140,21 @@ def test_inside_a_closure_nothing_can_be_assigned() -> None:
     assert x.data == "old"
 
 
-@pytest.mark.parametrize("value", [None, True, False, "0.5", float("nan"), [0.5], 1j])
+@pytest.mark.parametrize("value", [None, True, False, "0.5", float("nan"), [0.5], 1j, 10**400])
 def test_a_closure_must_return_a_loss(value: Any) -> None:
     x = with_gradient()
     optimizer = optim.SGD([x], engine=proposing("new"))
     with pytest.raises(errors.UsageError, match="the closure must return a loss"):
         optimizer.step(lambda: value)
     assert x.data == "old" and x.grad is not None
+
+
+@pytest.mark.parametrize("closure", [lambda state: 0.5, int.__add__])
+def test_a_closure_that_takes_something_is_refused_before_anything_is_spent(closure: Any) -> None:
+    engine = proposing("new")
+    with pytest.raises(errors.UsageError, match=r"the closure is called as \(\), but"):
+        optim.SGD([with_gradient()], engine=engine).step(closure)
+    assert engine.calls == []
 
 
 def test_a_closure_may_return_a_loss_variable_or_a_whole_number() -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
 from textautograd.calling import mismatch
 from textautograd.data.example import Example
-from textautograd.data.sampling import check_dataset
+from textautograd.data.sampling import check_dataset, item
 from textautograd.engines.base import Usage
 from textautograd.engines.budget import Budget
 from textautograd.errors import Error, RunError, UsageError
@@ -145,12 +145,17 @@ def examples_of(dataset: Sequence[Example], what: str) -> list[Example]:
         UsageError: there are none, or one is no example.
     """
     check_dataset(what, dataset)
-    examples = [dataset[i] for i in range(len(dataset))]
+    examples = [item(what, dataset, i) for i in range(len(dataset))]
     if not examples:
         raise UsageError(f"{what}: the dataset is empty")
     for example in examples:
         if not all(hasattr(example, name) for name in ("question", "answer", "extra")):
             raise UsageError(f"{what}: a dataset holds Examples, not {type(example).__name__}")
+        extra: object = example.extra
+        if not isinstance(extra, Mapping) or not all(isinstance(name, str) for name in extra):
+            raise UsageError(
+                f"{what}: an example's extra is a dict of argument → value, not {extra!r:.80}"
+            )
     return examples
 
 
@@ -171,6 +176,8 @@ def check_calls(
         if not callable(given):
             raise UsageError(f"{what}: the {role} cannot be called: it is {type(given).__name__}")
     for extra in {tuple(example.extra): example.extra for example in examples}.values():
+        if "question" in extra:
+            raise UsageError(f'{what}: an example has a second "question" in its extra')
         if why := mismatch(getattr(module, "forward", module), question="", **extra):
             arguments = ", ".join(f"{name}=…" for name in ("question", *extra))
             raise UsageError(

@@ -22,7 +22,8 @@ from textautograd.files import read_json, write_whole
 _WRITTEN = ("run.json", "checkpoint.json", "best.json", "metrics.jsonl", "states.jsonl")
 _NUMBER = int | float | None
 
-# A list's one element is the shape of all of its items; `{str: …}` that of all values.
+# A list's one element is the shape of all of its items; `{str: …}` that of all values; a tuple's
+# elements are those of a list of this length.
 _METRICS = {
     "step": int,
     "loss": _NUMBER,
@@ -33,7 +34,7 @@ _METRICS = {
     "before": _NUMBER,
     "after": _NUMBER,
     "accepted": bool,
-    "changes": {str: [str]},
+    "changes": {str: (str, str)},
     "problems": [{str: str}],
     "why": str | None,
 }
@@ -100,6 +101,9 @@ class RunDir:
             raise UsageError(damaged(file, wrong))
         if [step["step"] for step in found["metrics"]] != list(range(len(found["metrics"]))):
             raise UsageError(damaged(file, "its steps are not numbered 0, 1, …"))
+        for step in found["metrics"]:
+            if step["accepted"] and None in (step["before"], step["after"]):
+                raise UsageError(damaged(file, f"step {step['step']} won without a loss"))
         return found
 
     def _object(self, name: str) -> dict[str, Any] | None:
@@ -132,9 +136,13 @@ def misfit(value: Any, shape: Any, where: str = "it") -> str | None:
     """Where a JSON value does not have a shape, or `None`."""
     if isinstance(shape, type | UnionType):
         return None if isinstance(value, shape) else f"{where} is {type(value).__name__}"
-    if not isinstance(value, type(shape)):
+    if isinstance(shape, tuple):
+        if not isinstance(value, list) or len(value) != len(shape):
+            return f"{where} is no list of {len(shape)}"
+        parts = [(f"{where}[{i}]", item, shape[i]) for i, item in enumerate(value)]
+    elif not isinstance(value, type(shape)):
         return f"{where} is {type(value).__name__}"
-    if isinstance(shape, list):
+    elif isinstance(shape, list):
         parts = [(f"{where}[{i}]", item, shape[0]) for i, item in enumerate(value)]
     elif str in shape:
         parts = [(f"a value of {where}", item, shape[str]) for item in value.values()]

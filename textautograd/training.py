@@ -284,7 +284,13 @@ def _loss_of(loss_fn: Loss) -> str:
 
 
 def _digest(examples: Sequence[Example]) -> str:
-    return digest([(e.question, e.answer, e.extra) for e in examples])
+    try:
+        return digest([(e.question, e.answer, e.extra) for e in examples])
+    except RecursionError:
+        raise UsageError(
+            "fit: an example's extra holds itself, or is nested too deeply: a run_dir "
+            "keeps a digest of all data"
+        ) from None
 
 
 def _checkpoint(history: History, optimizer: Optimizer) -> dict[str, Any]:
@@ -309,6 +315,7 @@ def _resume(directory: RunDir, history: History, module: Module, optimizer: Opti
         optimizer.load_state_dict(found["optimizer"])
     except StateError as error:
         raise UsageError(damaged(file, error)) from error
+    directory.save(found)  # what is missing or damaged beside the checkpoint is here again
     module.load_state_dict(found["state"])
     history.state = module.state_dict()
     history.metrics = found["metrics"]

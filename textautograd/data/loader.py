@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from textautograd.data.sampling import Indexable, check_dataset, check_int, permutation
+from textautograd.data.sampling import Indexable, check_dataset, check_int, item, permutation
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class DataLoader(Generic[T]):
         self.epoch += 1
         starts = range(0, len(self) * self.batch_size, self.batch_size)
         return (
-            [self.dataset[index] for index in order[start : start + self.batch_size]]
+            [item("DataLoader", self.dataset, i) for i in order[start : start + self.batch_size]]
             for start in starts
         )
 

@@ -45,7 +45,7 @@ def random_split(
         )
     counts = _counts(list(lengths), len(dataset))
     order = iter(permutation(len(dataset), "random_split", seed))
-    return [[dataset[next(order)] for _ in range(count)] for count in counts]
+    return [[item("random_split", dataset, next(order)) for _ in range(count)] for count in counts]
 
 
 def _counts(lengths: Sequence[float], n: int) -> list[int]:
@@ -86,3 +86,19 @@ def check_dataset(where: str, dataset: object) -> None:
         raise UsageError(
             f"{where}: the dataset must be a sequence of examples, not {type(dataset).__name__}"
         )
+
+
+def item(where: str, dataset: Indexable[T], index: int) -> T:
+    """A dataset's item.
+
+    Raises:
+        UsageError: it has none there, as a table whose items are its columns.
+    """
+    try:
+        return dataset[index]
+    except (LookupError, TypeError) as error:
+        raise UsageError(
+            f"{where}: a dataset has an item for each index from 0 to its length, and "
+            f"{type(dataset).__name__} raises {type(error).__name__}: {error} at {index}; of a "
+            "table pass the list of its rows"
+        ) from error

@@ -61,7 +61,7 @@ class LLM(Module):
             )
         vars(self)["instruction"] = parameter
 
-    def forward(self, *text: TextVariable | str, **inputs: TextVariable | str) -> TextVariable:
+    def forward(self, /, *text: TextVariable | str, **inputs: TextVariable | str) -> TextVariable:
         """The model's reply, without the white space around it.
 
         Raises:

@@ -44,7 +44,7 @@ class Module:
         """What calling the module does."""
         raise UsageError(f"{type(self).__name__} has no forward: define one")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         if is_anomaly_enabled() and within()[-1:] != (self,):
             with calling(self):
                 return self(*args, **kwargs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,10 +75,13 @@ def loss_of(value: Any) -> float:
     """A closure's result as a float.
 
     Raises:
-        UsageError: if it is no number, or not a number.
+        UsageError: if it is no number, or not a number, or larger than a float.
     """
     if isinstance(value, TextVariable):
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise UsageError(f"the closure must return a loss, a number; it returned {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise UsageError(f"the closure must return a loss, a number: {error}") from None

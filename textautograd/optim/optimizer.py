@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from textautograd import dispatch
+from textautograd.calling import mismatch
 from textautograd.data.sampling import check_int
 from textautograd.engines import as_engine, default_engine
 from textautograd.engines.base import Engine
@@ -143,6 +144,8 @@ class Optimizer:
         """
         if closure is not None and not callable(closure):
             raise UsageError(f"the closure must be a function, not {type(closure).__name__}")
+        if closure is not None and (why := mismatch(closure)):
+            raise UsageError(f"the closure is called as (), but {why}")
         return self.step_with(None if closure is None else closure_gate(closure))
 
     def step_with(self, gate: Gate | None) -> StepResult:
