@@ -45,6 +45,7 @@ class Faults:
         self.script = list(script)
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
         self.over = threading.Event()
         self.lock = threading.Lock()
         self.url = ""
@@ -70,6 +71,7 @@ def faults(*script: Step) -> Iterator[Faults]:
         def do_POST(self) -> None:
             length = int(self.headers["content-length"])
             sent = json.loads(self.rfile.read(length))
+            state.paths.append(self.path)
             step = state.next_step(sent, dict(self.headers))
             if callable(step):
                 step = step(sent)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import html
 import json
 import socket
 import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -344,6 +346,7 @@ def test_a_mode_that_was_asked_for_stays() -> None:
         {"json": [KEY]},
         {"json": KEY},
         answer(None, refusal=KEY),
+        answer("", KEY),
         {"cut": KEY.encode()},
         {"status": 302, "headers": {"Location": f"http://a.test/?k={KEY}"}},
         {"raw": b"", "headers": {"Content-Encoding": "gzip"}},
@@ -356,6 +359,36 @@ def test_a_key_is_never_shown(step: Step) -> None:
             run(model)
     assert "sk-planted" not in everything_said(caught.value)
     assert "sk-planted" not in repr(model) + str(model) + model.identity  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [lambda key: html.escape(key), lambda key: base64.b64encode(key.encode()).decode()],
+    ids=["html", "base64"],
+)
+def test_a_key_is_never_shown_in_another_writing(written: Callable[[str], str]) -> None:
+    key = "sk-planted&<0123>456"
+    with faults(refusal(401, f"Who is {written(key)}?")) as server:
+        model = engine("tiny", api_base=server.url, api_key=key, max_attempts=1)
+        with pytest.raises(errors.AuthenticationError, match=r"Who is \[redacted\]=*\?"):
+            run(model)
+
+
+def test_a_key_in_the_path_is_used_and_never_shown() -> None:
+    identities = set()
+    for key in (KEY, KEY + "0", "0123456789abcdef" * 2):
+        with faults(refusal(500, f"who is {key}?")) as server:
+            address = server.url.replace("/v1", f"/{key}/v1")
+            model = engine("tiny", api_base=address, max_attempts=1)
+            with pytest.raises(errors.ServerError) as caught:
+                run(model)
+        assert server.paths == [f"/{key}/v1/chat/completions"]
+        identity = model.identity  # type: ignore[attr-defined]
+        assert key not in everything_said(caught.value) + repr(model) + identity
+        identities.add(identity.partition("[key")[2])
+    assert len(identities) == 3
+    model = engine("tiny", api_base="http://a.test/openai/deployments/gpt-4o-mini-2024-07-18/v1")
+    assert "/openai/deployments/gpt-4o-mini-2024-07-18/v1" in repr(model)
 
 
 def test_a_login_in_the_address_is_used_and_never_shown() -> None:

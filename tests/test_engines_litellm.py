@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fault_server import answer, faults, refusal
+from fault_server import Step, answer, faults, refusal
 
 from textautograd import errors
 from textautograd.engines import Budget, LiteLLM, Reply, Request, Retrying, Usage, call
@@ -175,6 +176,34 @@ def test_no_timeout_waits_for_ever(
         with pytest.raises(KeyError):
             loop.run_until_complete(LiteLLM("openai/tiny", timeout=timeout).complete(ask()))
     assert given == [1e7, 3.5]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        answer(None, refusal=f"no, {KEY}"),
+        answer("", KEY),
+        answer({"k": f"Bearer {KEY}"}),
+        answer(["x", {"k": KEY}]),
+        {"json": {"choices": [{"message": f"Bearer {KEY}"}]}},
+    ],
+)
+def test_the_environments_key_is_never_shown(
+    loop: asyncio.AbstractEventLoop,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+    step: Step,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    warnings.simplefilter("always")
+    with faults(step) as server:
+        model = LiteLLM("openai/tiny", api_base=server.url)
+        with pytest.raises(errors.EngineError) as caught:
+            loop.run_until_complete(call(model, ask()))
+    assert "sk-planted" not in f"{caught.value!r} {caught.value.__context__!r}"
+    assert "sk-planted" not in "".join(capfd.readouterr())
+    assert [w for w in recwarn if "sk-planted" in str(w.message)] == []
 
 
 def test_a_key_is_never_shown(

@@ -53,10 +53,16 @@ class Provider:
         self._may_change = structured == "auto"
         self.structured = "schema" if structured == "auto" else structured
         self._key = None if api_key is None else _key(api_key)
-        self._secrets = Secrets([*secrets, self._key or ""])
+        self._hidden = [*secrets, self._key or ""]
+        self._own_secrets = Secrets(self._hidden)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Provider:
         return self
+
+    @property
+    def _secrets(self) -> Secrets:
+        """What the server knows and may repeat."""
+        return self._own_secrets
 
     def payload(self, request: Request) -> dict[str, Any]:
         """The request as the protocol writes it."""
@@ -110,6 +116,7 @@ class Provider:
         text = _text(message.get("content"))
         if not isinstance(reason, str) or text is None:
             raise self._not_the_protocol("of the wrong type", body)
+        reason = self._secrets.redacted(reason)
         usage = read_usage(body.get("usage"), cost)
         if len(text) > LARGEST_REPLY:
             too_long = IncompleteReplyError(f"the reply has more than {LARGEST_REPLY:,} characters")

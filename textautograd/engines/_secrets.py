@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -41,7 +43,7 @@ class Secrets:
 
 
 def _forms(secret: str) -> set[str]:
-    """It itself, and as JSON, Python and an address write it."""
+    """It itself, and as JSON, Python, an address, HTML and base64 write it."""
     plain = {secret, unquote(secret)}
     forms = set(plain)
     for form in plain:
@@ -50,5 +52,8 @@ def _forms(secret: str) -> set[str]:
             repr(form)[1:-1],
             quote(form, errors="replace"),
             quote(form, "", errors="replace"),
+            html.escape(form),
+            html.escape(form, quote=False),
+            base64.b64encode(form.encode(errors="replace")).decode().rstrip("="),
         }
     return forms

@@ -62,8 +62,11 @@ class LiteLLM(Provider):
             raise UsageError(_NO_PROVIDER.format(model))
         where = {"api_base": api_base, "api_key": self._key}
         self._where = {name: value for name, value in where.items() if value is not None}
-        self._hidden = [*hidden, self._key or ""]
         self._place = f" at {address.shown}" if address else ""
+
+    @property
+    def _secrets(self) -> Secrets:
+        return Secrets([*self._hidden, *_keys_of_the_environment()])
 
     @property
     def identity(self) -> str:
@@ -102,7 +105,7 @@ class LiteLLM(Provider):
     def _translated(
         self, error: Any, request: Request, missing: list[str]
     ) -> EngineError | UsageError:
-        secrets = Secrets([*self._hidden, *_keys_of_the_environment()])
+        secrets = self._secrets
         words = shown(secrets.redacted(getattr(error, "message", None) or str(error)))
         headers = getattr(error, "litellm_response_headers", None) or {}
         status = getattr(error, "status_code", None)
@@ -198,6 +201,7 @@ def _keys_of_the_environment() -> list[str]:
 def _litellm() -> Any:
     """litellm, imported once and kept quiet."""
     import logging
+    import warnings
 
     with _importing:
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
@@ -205,6 +209,8 @@ def _litellm() -> Any:
 
         litellm.suppress_debug_info = True
         litellm.telemetry = False
+        # It serializes whatever a server sent, and pydantic's warning repeats that, keys and all.
+        warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)
         for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
             logging.getLogger(name).setLevel(logging.WARNING)
         return litellm
