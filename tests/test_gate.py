@@ -128,6 +128,43 @@ def test_evaluate_in_a_closure_sees_the_candidate() -> None:
     assert (result.before, result.after) == (1.0, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("old_fails", "new_fails", "accepted"),
+    [("", "ab", False), ("a", "ab", False), ("a", "a", True), ("ab", "a", True), ("", "", True)],
+)
+def test_a_candidate_that_leaves_out_more_samples_is_no_better(
+    old_fails: str, new_fails: str, accepted: bool
+) -> None:
+    """Without a, b the candidate has no loss at all, as c is right: so it must not count alone."""
+
+    def reply(request: Request) -> str:
+        instruction, asked = (m["content"] for m in request.messages)
+        is_new = "new" in instruction
+        question = next(q for q in "abcd" if f"{q}?" in asked)
+        if question in (new_fails if is_new else old_fails):
+            raise errors.ServerError("down")
+        return "right" if question == "c" or (is_new and question == "d") else "wrong"
+
+    agent = nn.LLM("old").to(Scripted(reply))
+    agent.instruction.grad = ta.Gradient([ta.Feedback("be better", output="wrong")])
+    module = Asked(agent)
+    examples = [ta.data.Example(f"{q}?", "right") for q in "abcd"]
+    optimizer = optim.SGD(module.parameters(), engine=proposing("new"))
+    result = optimizer.step(lambda: ta.evaluate(module, examples, nn.ExactMatchLoss()).loss)
+    assert result.accepted == accepted
+    if not accepted:
+        assert f"{len(new_fails)} samples failed" in str(result.candidates[0].error)
+
+
+class Asked(nn.Module):
+    def __init__(self, solve: nn.LLM) -> None:
+        self.solve = solve
+
+    def forward(self, question: str) -> ta.TextVariable:
+        answer: ta.TextVariable = self.solve(question=question)
+        return answer
+
+
 def test_inside_a_closure_nothing_can_be_assigned() -> None:
     x = with_gradient()
 

@@ -230,3 +230,13 @@ def test_public_packages_say_what_they_export(package: str) -> None:
     module = importlib.import_module(f"textautograd.{package}" if package else "textautograd")
     assert module.__all__
     assert not [n for n in module.__all__ if n.startswith("_")]
+
+
+def test_numbers_and_checkers_are_there_without_an_import_of_their_own() -> None:
+    code = (
+        "import sys, textautograd as ta\n"
+        "assert 'numpy' not in sys.modules\n"
+        "ta.numeric.array([1.0]), ta.testing.gradcheck\n"
+        "try:\n    ta.nothing\nexcept AttributeError as error:\n    assert 'nothing' in str(error)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

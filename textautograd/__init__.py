@@ -4,6 +4,8 @@ import textautograd as ta
 from textautograd import nn, optim, rules, data, engines
 """
 
+from importlib import import_module
+
 from textautograd import data, engines, errors, nn, optim, rules
 from textautograd.backward import BackwardWarning, grad
 from textautograd.engines import (
@@ -60,3 +62,9 @@ __all__ = [
     "set_default_engine",
     "use_engine",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("numeric", "testing"):  # imported on first use, as they need numpy
+        return import_module(f"textautograd.{name}")
+    raise AttributeError(f"module 'textautograd' has no attribute {name!r}")

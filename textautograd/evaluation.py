@@ -16,6 +16,7 @@ from textautograd.errors import Error, RunError, UsageError
 from textautograd.grad_mode import no_grad
 from textautograd.mapping import map as map_
 from textautograd.nn.module import Module, functional_call
+from textautograd.optim.gate import tell_gate
 from textautograd.progress import Progress
 from textautograd.variable import TextVariable
 
@@ -56,7 +57,7 @@ class Evaluation:
         return sum(row.error is not None for row in self.rows)
 
     def __repr__(self) -> str:
-        failed = f", {self.failed} failed" if self.failed else ""
+        failed = f", {self.failed} failed and not counted" if self.failed else ""
         return (
             f"Evaluation(loss={self.loss:.3f}, accuracy={self.accuracy:.1%}, "
             f"{len(self.rows)} samples{failed}, {self.usage.calls} calls, "
@@ -108,7 +109,9 @@ def evaluate(
             else:
                 state = module.state_dict()
                 rows = _rows_of(executor, (module, state), examples, loss_fn, bar)
-    return Evaluation(succeeded(rows), meter.spent)
+    evaluation = Evaluation(succeeded(rows), meter.spent)
+    tell_gate(evaluation.failed)
+    return evaluation
 
 
 def outcome(module: Module, example: Example, loss_fn: Callable[[Any, str], TextVariable]) -> Row:
@@ -192,7 +195,8 @@ def succeeded(rows: Iterable[Row]) -> list[Row]:
     """The rows, unless every sample failed: then the first cause is raised."""
     rows = list(rows)
     if all(row.error is not None for row in rows) and rows[0].error is not None:
-        rows[0].error.add_note(f"  so did every other of the {len(rows)} samples")
+        if len(rows) > 1:
+            rows[0].error.add_note(f"  so did every other of the {len(rows)} samples")
         raise rows[0].error
     return rows
 

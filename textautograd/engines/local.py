@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_INSTALL = "pip install 'textautograd[local]'"
+_INSTALL = "uv sync --extra local, in a clone, or uv pip install 'textautograd[local]'"
 _SLOTS = 4  # requests computed at once
 _CONTEXT = 4096  # tokens for each of them
 _MAX_TOKENS = 512  # where a request sets no limit, so that nothing runs for ever

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,14 +34,17 @@ def closure_gate(closure: Callable[[], float]) -> Gate:
 
     Each runs under `no_grad` in a thread of its own, with a copy of the caller's context in which
     every parameter reads as that state's text. A candidate that a model's failure makes impossible
-    to evaluate is out; any other error is raised.
+    to evaluate is out, and so is one with more samples that failed in an `evaluate` than the old
+    state, whose loss is not about the same samples; any other error is raised.
     """
 
     def gate(old: State, candidates: Sequence[State]) -> Verdict:
         states = [old, *candidates]
         results: list[Any] = [None] * len(states)
+        failed: list[list[int]] = [[] for _ in states]
 
         def work(index: int) -> None:
+            _failed.set(failed[index])
             try:
                 with no_grad(), overridden(states[index]):
                     results[index] = loss_of(closure())
@@ -64,11 +68,23 @@ def closure_gate(closure: Callable[[], float]) -> Gate:
                 if i == 0 or not isinstance(result, (EngineError, ReplyError)):
                     raise result
                 results[i] = f"{type(result).__name__}: {result}"
+            elif sum(failed[i]) > sum(failed[0]):
+                results[i] = f"{sum(failed[i])} samples failed, {sum(failed[0])} with the old state"
         before, *losses = results
         lower = [i for i, loss in enumerate(losses) if isinstance(loss, float) and loss < before]
         return Verdict(before, losses, min(lower, key=losses.__getitem__, default=None))
 
     return gate
+
+
+_failed: ContextVar[list[int] | None] = ContextVar("textautograd_failed", default=None)
+
+
+def tell_gate(failed: int) -> None:
+    """How many samples have no loss: to the gate whose closure runs in this context, if any."""
+    found = _failed.get()
+    if found is not None:
+        found.append(failed)
 
 
 def loss_of(value: Any) -> float:
