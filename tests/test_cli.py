@@ -74,6 +74,20 @@ def test_eval_measures_a_state(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "exact match 8 of 8" in capsys.readouterr().out
 
 
+def test_samples_that_failed_say_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = bbh(tmp_path / "data", 30)
+
+    def sometimes(body: dict[str, Any]) -> Any:
+        numbers = re.findall(r"What is (\d+) plus", body["messages"][1]["content"])
+        return answer("The", finish_reason="length") if int(numbers[0]) % 2 else model(body)
+
+    with faults(sometimes) as server:
+        words = ["eval", "--task", "bbh/sums", "--data", str(root), "--model", "m"]
+        assert main([*words, "--api-base", server.url, "--sizes", "6", "6", "8"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"\d failed \(the reply was cut off at max_tokens.*\)", printed), printed
+
+
 def test_a_wrong_key_is_one_line_and_costs_one_call_a_sample_at_most(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

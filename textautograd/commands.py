@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -194,11 +195,14 @@ def _counts(measured: evaluation.Evaluation) -> dict[str, int]:
 
 def _scores(measured: evaluation.Evaluation) -> str:
     counts = _counts(measured)
-    failed = f", {counts['failed']} failed" if counts["failed"] else ""
-    return (
-        f"exact match {counts['exact']} of {counts['questions']}, "
-        f"leniently {counts['lenient']}{failed}"
+    scores = (
+        f"exact match {counts['exact']} of {counts['questions']}, leniently {counts['lenient']}"
     )
+    reasons = Counter(str(row.error) for row in measured.rows if row.error is not None)
+    for reason, times in reasons.most_common(1):
+        most = "" if times == counts["failed"] else f"{times} of them: "
+        scores += f", {counts['failed']} failed ({most}{harmless(reason)})"
+    return scores
 
 
 def _spent(usage: Usage) -> str:
