@@ -406,3 +406,11 @@ def test_an_error_does_not_tell_where_in_this_package_it_was(
         assert train(server, root, tmp_path / "run") == 1
     error = capsys.readouterr().err
     assert "so did every other of the 8 samples" in error and "called at" not in error
+
+    def no_schemas(body: dict[str, Any]) -> Any:
+        return refusal(401, "another key") if "response_format" in body else model(body)
+
+    with faults(no_schemas) as server:
+        assert train(server, root, tmp_path / "run") == 1
+    error = capsys.readouterr().err
+    assert "another key" in error and not re.search(r"in backward|:\d+, in ", error)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import sys
+import threading
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -269,6 +271,37 @@ def test_an_executor_that_fails_is_one_clear_error() -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
         with pytest.raises(errors.UsageError, match="by pickle, which takes no lambda"):
             ta.evaluate(module, [Example("a?", "x")], lambda o, t: loss(o, t), executor=processes)
+
+
+class Picky(Exception):
+    def __init__(self, what: str, *, needed: int) -> None:
+        super().__init__(what)
+
+
+class Unruly(nn.Module):
+    def forward(self, question: str) -> ta.TextVariable:
+        match question:
+            case "picky":
+                raise Picky("mine", needed=1)
+            case "exit":
+                sys.exit(3)
+            case "locked":
+                raise ValueError("held", threading.Lock())
+            case "budget":
+                raise ta.BudgetExceeded("enough")
+        return ta.cat([question])
+
+
+def test_what_one_sample_does_in_another_process_is_that_sample_s() -> None:
+    rows = [Example(q, "fine") for q in ("picky", "exit", "fine", "locked", "fine")]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        done = ta.evaluate(Unruly(), rows, nn.ExactMatchLoss(), executor=processes)
+        with pytest.raises(ta.BudgetExceeded):
+            rows = [*rows, Example("budget", "x")]
+            ta.evaluate(Unruly(), rows, nn.ExactMatchLoss(), executor=processes)
+    assert [row.output for row in done.rows] == [None, None, "fine", None, "fine"]
+    said = [str(row.error) for row in done.rows if row.error]
+    assert said[:2] == ["Picky: mine", "SystemExit: 3"] and said[2].startswith("ValueError: (")
 
 
 # What concerns the run and not the sample

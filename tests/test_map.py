@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import textautograd as ta
-from textautograd import nn
+from textautograd import nn, optim
 from textautograd.engines import Request, Scripted
 from textautograd.errors import UsageError
 
@@ -67,6 +67,29 @@ def test_the_first_failure_in_order_is_raised() -> None:
 
     with pytest.raises(KeyError, match="first"):
         ta.map(work, range(2))
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_what_ends_a_program_is_raised_here_and_nowhere_else(
+    kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", elsewhere.append)
+
+    def end(i: int) -> None:
+        raise kind(i)
+
+    with pytest.raises(kind):
+        ta.map(end, range(3))
+    x = nn.Parameter("old")
+    x.grad = ta.Gradient(["better"])
+    engine = Scripted(lambda r: '{"prompt": "new"}')
+    with pytest.raises(kind):
+        optim.SGD([x], engine=engine).step(lambda: end(0))  # type: ignore[arg-type,return-value]
+    for thread in threading.enumerate():
+        if thread.name in ("gate", "textautograd-map"):
+            thread.join()
+    assert elsewhere == [] and x.data == "old"
 
 
 def test_nothing_is_started_after_a_failure() -> None:

@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.run(arguments)
         sys.stdout.flush()
     except Error as error:
-        notes = (note for note in getattr(error, "__notes__", ()) if "called at" not in note)
+        # "  in complete, called at …" names a line of this package here
+        notes = (note for note in getattr(error, "__notes__", ()) if not note.startswith("  in "))
         for line in (f"textautograd: {error}", *notes):
             print(harmless(in_options(line)), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1

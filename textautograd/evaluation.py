@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ class Row:
     output: str | None = None
     loss: float | None = None
     error: Exception | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Row, (self.example, self.output, self.loss, _portable(self.error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +229,23 @@ def _rows_of(
 def _remote(
     module: Module, state: dict[str, str], example: Example, loss_fn: Callable[..., TextVariable]
 ) -> Row:
-    with no_grad():
-        return functional_call(  # type: ignore[no-any-return]
-            _Outcome(module), {f"module.{n}": t for n, t in state.items()}, example, loss_fn
-        )
+    named = {f"module.{name}": text for name, text in state.items()}
+    try:
+        with no_grad():
+            return functional_call(  # type: ignore[no-any-return]
+                _Outcome(module), named, example, loss_fn
+            )
+    except SystemExit as end:  # it would end the process that waits for this one
+        return Row(example, error=Error(f"SystemExit: {end.code}"))
+
+
+def _portable(error: Exception | None) -> Exception | None:
+    """The error, or what it says where it does not survive pickling."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its class does
+        return Error(f"{type(error).__name__}: {error}")
+    return error
 
 
 class _Outcome(Module):

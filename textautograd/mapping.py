@@ -51,10 +51,8 @@ def map(fn: Callable[[T], R], items: Iterable[T], *, max_workers: int | None = N
                     break
                 try:
                     results[index] = contexts[index].run(fn, items[index])
-                except BaseException as error:
+                except BaseException as error:  # the caller raises it
                     failures[index] = error
-                    if not isinstance(error, Exception):
-                        raise
         finally:
             finished.put(None)
 

@@ -48,10 +48,8 @@ def closure_gate(closure: Callable[[], float]) -> Gate:
             try:
                 with no_grad(), overridden(states[index]):
                     results[index] = loss_of(closure())
-            except BaseException as error:
+            except BaseException as error:  # the caller raises it
                 results[index] = error
-                if not isinstance(error, Exception):
-                    raise
 
         threads = [
             threading.Thread(
