@@ -294,6 +294,68 @@ def test_an_unknown_price_is_not_free() -> None:
     assert len(model.calls) == 1
 
 
+class InFlight:
+    """An engine of a user: its price, how many of its calls were made, and at most at once."""
+
+    def __init__(self, *costs: float | Exception | None) -> None:
+        self.costs = list(costs)
+        self.calls = self.now = self.most = 0
+
+    async def complete(self, request: Request) -> Reply:
+        cost = self.costs[min(self.calls, len(self.costs) - 1)]
+        self.calls += 1
+        self.now += 1
+        self.most = max(self.most, self.now)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        self.now -= 1
+        if isinstance(cost, Exception):
+            raise cost
+        return Reply("x", usage=Usage(1, 1, cost=cost, calls=1))
+
+
+def at_once(engine: Any, n: int = 8) -> list[Any]:
+    async def all_of_them() -> list[Any]:
+        calls = (call(engine, ask(str(i))) for i in range(n))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    return asyncio.run(all_of_them())
+
+
+def test_an_unknown_price_costs_one_call() -> None:
+    model = InFlight(None)
+    with Budget(usd=1.0) as outer, Budget(usd=2.0):
+        seen = at_once(Limited(model, 8))
+    assert sorted(type(each).__name__ for each in seen) == ["Reply", *["SetupError"] * 7]
+    assert model.calls == outer.spent.calls == 1
+
+
+@pytest.mark.parametrize("first", [[], [errors.ServerError("down")]], ids=["", "after a failure"])
+def test_what_has_a_price_flies_together_from_the_second_on(first: list[Exception]) -> None:
+    model = InFlight(*first, 0.01)
+    with Budget(usd=1.0) as outer, Budget(usd=1.0):
+        assert len(at_once(Limited(model, 8))) == 8
+    assert (model.calls, model.most) == (8, 7 - len(first))
+    assert outer.spent.calls == 8 - len(first)
+    model = InFlight(None)
+    with Budget(calls=8):
+        at_once(Limited(model, 8))
+    assert model.most == 8
+
+
+def test_a_call_within_the_one_that_finds_a_price_waits_for_nothing() -> None:
+    class Asking(InFlight):
+        async def complete(self, request: Request) -> Reply:
+            if request.messages[0]["content"] != "within":
+                await call(self, ask("within"))
+            return await super().complete(request)
+
+    model = Asking(0.01)
+    with Budget(usd=1.0):
+        at_once(model, 2)
+    assert model.calls == 4
+
+
 def test_a_call_that_fails_gives_back_what_it_held() -> None:
     def fail(request: Request) -> str:
         raise errors.ServerError("down")

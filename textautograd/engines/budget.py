@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import threading
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textautograd.engines._checks import a_reply
-from textautograd.engines._wrapper import Wrapper
+from textautograd.engines._wrapper import PerLoop, Wrapper
 from textautograd.engines.base import Engine, Reply, Request, Usage
 from textautograd.errors import BudgetExceeded, EngineError, SetupError, UsageError
 
+if TYPE_CHECKING:
+    from asyncio import Lock
+    from collections.abc import AsyncIterator
+
+_finding_out: ContextVar[tuple[_Price, ...]] = ContextVar("finding_out", default=())
 _active: ContextVar[tuple[Budget, ...]] = ContextVar("budgets", default=())
 
 
@@ -23,9 +29,10 @@ class Budget:
     pass it. A call in flight counts as one call and as the tokens that it may use: its input,
     estimated as a token for four characters, and its `max_tokens`; so the last call can pass
     `tokens` only if it has no `max_tokens`; a provider that counts no tokens is held to the
-    estimate. Dollars are known afterwards: calls in flight when
-    `usd` is reached still finish. A reply without a known price stops a budget in dollars before
-    the next call (`SetupError`). Replies from a cache, and calls that fail unpaid, cost nothing.
+    estimate. Dollars are known afterwards: calls in flight when `usd` is reached still finish. A
+    reply without a known price stops a budget in dollars before the next call (`SetupError`); until
+    an engine's price is known its calls go one at a time. Replies from a cache, and calls that fail
+    unpaid, cost nothing.
     """
 
     def __init__(
@@ -41,6 +48,7 @@ class Budget:
         self._calls_in_flight = 0
         self._tokens_held = 0
         self._lock = threading.Lock()
+        self._prices: dict[int, _Price] = {}
 
     @property
     def spent(self) -> Usage:
@@ -55,6 +63,11 @@ class Budget:
 
     def __exit__(self, *_: object) -> None:
         _active.set(tuple(budget for budget in _active.get() if budget is not self))
+
+    def price(self, engine: Engine) -> _Price:
+        """What is known of an engine's price."""
+        with self._lock:
+            return self._prices.setdefault(id(engine), _Price(engine))
 
     def reserve(self, tokens: int) -> None:
         """Holds one call of at most `tokens` tokens until `settle`, or raises."""
@@ -102,6 +115,21 @@ class Metered(Wrapper):
     metered = True
 
     async def complete(self, request: Request) -> Reply:
+        prices = [budget.price(self.inner) for budget in _active.get() if budget.usd is not None]
+        # in one order for all, so that no two wait for one another
+        return await self._in_turn(request, sorted(prices, key=id))
+
+    async def _in_turn(self, request: Request, prices: list[_Price]) -> Reply:
+        """One call at a time, until its price is known to all."""
+        for i, price in enumerate(prices):
+            async with price.turn():
+                if not price.is_known:
+                    reply = await self._in_turn(request, prices[i + 1 :])
+                    price.is_known = reply.usage.cost is not None
+                    return reply
+        return await self._charged(request)
+
+    async def _charged(self, request: Request) -> Reply:
         held = _Hold(request)
         try:
             answer: Any = self.inner.complete(request)
@@ -127,6 +155,35 @@ class Metered(Wrapper):
             raise
         held.charge(reply)
         return reply
+
+
+class _Price:
+    """Whether an engine's replies have a price, and whose turn it is to find out."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine  # held, so that its `id` stays its own
+        self.is_known = False
+        self._turns = PerLoop(_lock)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Waits until no other call is finding out; at once for a call made within that one."""
+        within = _finding_out.get()
+        if self.is_known or self in within:
+            yield
+            return
+        async with self._turns.here():
+            token = _finding_out.set((*within, self))
+            try:
+                yield
+            finally:
+                _finding_out.reset(token)
+
+
+def _lock() -> Lock:
+    import asyncio
+
+    return asyncio.Lock()
 
 
 def metered(engine: Engine) -> Engine:
