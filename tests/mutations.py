@@ -122,15 +122,15 @@ MUTATIONS = [
     Mutation(
         "a second pass over a freed graph goes unnoticed",
         "tape.py",
-        "variable.grad_fn.freed and variable is not last",
+        "node.freed and variable is not last",
         "False",
         WALK,
     ),
     Mutation(
         "a freed node keeps what its operation saved",
         "tape.py",
-        '        self.operation = getattr(self.operation, "name", self.operation)\n',
-        "",
+        'getattr(self.operation, "name", self.operation)',
+        "self.operation",
         "scale::test_backward_drops_saved_texts_unless_the_graph_is_retained",
     ),
     Mutation(
@@ -151,15 +151,15 @@ MUTATIONS = [
     Mutation(
         "the graph is never freed",
         "backward.py",
-        "            node.free()\n",
-        "            pass\n",
+        "node.emptied()  #",
+        "node  #",
         "scale::test_backward_frees_what_was_behind_a_loss_that_is_kept",
     ),
     Mutation(
         "the first hook is skipped",
         "backward.py",
-        "in list((variable._hooks or {}).values()):",
-        "in list((variable._hooks or {}).values())[1:]:",
+        "in list((variable._hooks or hooks.get(variable) or {}).values()):",
+        "in list((variable._hooks or hooks.get(variable) or {}).values())[1:]:",
         "variable",
     ),
     Mutation(

@@ -294,3 +294,25 @@ def test_a_blind_rule_is_told_of_the_whole_call() -> None:
         loss_of(agent).backward(rule=rules.blind(rules.semantic))
     assert "first='HINT-A', second='HINT-B'" in notes(caught.value)[0]
     assert "replies to the rule: 'nonsense'" in notes(caught.value)[0]
+
+
+def test_a_rule_of_too_many_gradients_and_a_hook_that_fails_are_told_with_the_sample(
+    make: Make,
+) -> None:
+    agent = Outer().to(make(playing(agreeing)))
+
+    def hook(gradient: Any) -> None:
+        raise ZeroDivisionError("in the hook")
+
+    with pytest.raises(errors.GraphError, match="returned 9 gradients") as caught:
+        with ta.detect_anomaly():
+            loss_of(agent).backward(rule=lambda node, gradient, engine: [None] * 9)
+    assert "module: parts.0.solve, the LLM of Outer" in notes(caught.value)[0]
+    assert "question='why?'" in notes(caught.value)[0]
+    with pytest.raises(ZeroDivisionError, match="in the hook") as failed, ta.detect_anomaly():
+        output = agent("why?")
+        output.register_hook(hook)
+        nn.ExactMatchLoss()(output, "right").backward()
+    first, second = notes(failed.value)
+    assert first == "  in a hook of this TextVariable"
+    assert "module: parts.0.solve" in second and "question='why?'" in second

@@ -776,3 +776,15 @@ def test_a_failed_rule_names_the_line_of_the_call_it_belongs_to() -> None:
         wrong_answer(agent).backward()
     (note,) = caught.value.__notes__
     assert "in backward through complete" in note and __file__ in note
+
+
+def test_a_rule_of_other_arguments_is_refused_before_any_call() -> None:
+    engine = Scripted(lambda request: pytest.fail("called"))
+    output = nn.LLM("Do.", engine=Scripted(lambda request: "wrong"))(
+        ta.TextVariable("x", requires_grad=True)
+    )
+    for make in (lambda rule: rule, rules.blind):
+        with pytest.raises(
+            errors.UsageError, match=r"called as \(node, gradient, engine\), but .*takes"
+        ):
+            output.backward("f", rule=make(lambda node, gradient: [None, None]), engine=engine)

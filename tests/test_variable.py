@@ -1,11 +1,13 @@
 """Variables behave as PyTorch's tensors do, where a text can."""
 
+import asyncio
 import copy
 import pickle
 import sys
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +337,73 @@ def test_a_part_of_the_graph_that_another_loss_freed_raises() -> None:
     with pytest.raises(GraphError, match="retain_graph"):
         (shared + "2").backward("f")
     assert texts(x.grad) == ["f"]
+
+
+def test_passes_that_have_begun_do_not_feel_what_another_frees() -> None:
+    """Two losses that share a call, two threads: each rule goes on only when both were asked."""
+    shared = nn.LLM("Do.", engine=Scripted(lambda request: "wrong"))(q=leaf("q"))
+    both = threading.Barrier(2, timeout=30)
+    seen: list[str] = []
+    shared.register_hook(lambda gradient: seen.append(str(gradient)))
+
+    def rule(node: Any, gradient: Gradient, engine: Any) -> list[Any]:
+        both.wait()
+        return [None, gradient]
+
+    def backward(loss: TextVariable) -> list[str]:
+        failures = loss.backward(rule=rule)
+        return [str(failure) for failure in failures]
+
+    losses = [loss_of(shared + mark, "right" + mark) for mark in "ab"]
+    with ThreadPoolExecutor(2) as pool:
+        assert [*pool.map(backward, losses)] == [[], []]
+    assert sorted(map(len, seen)) == [len('The expected output is: "righta".')] * 2
+    with pytest.raises(GraphError, match="retain_graph"):
+        loss_of(shared).backward()
+
+
+def test_what_a_hook_frees_further_on_is_still_walked_hooks_and_all() -> None:
+    x = leaf()
+    first = x + "1"
+    second = first + "2"
+    seen: list[list[str]] = []
+    first.register_hook(lambda gradient: seen.append(texts(gradient)))
+    second.register_hook(lambda _: (first + "3").backward("inner") or None)
+    second.backward("outer")
+    assert seen == [["inner"], ["outer"]]
+    assert texts(x.grad) == ["inner", "outer"]
+
+
+@pytest.mark.parametrize("retain_graph", [False, True])
+def test_a_hook_that_begins_its_own_pass_again_is_an_error(retain_graph: bool) -> None:
+    x = leaf()
+    y = x + "!"
+    handle = y.register_hook(lambda _: y.backward("again", retain_graph=retain_graph))
+    with pytest.raises(GraphError, match="called again by a hook or a rule of that same pass"):
+        y.backward("f", retain_graph=retain_graph)
+    assert x.grad is None
+    handle.remove()
+    y.backward("f")
+    assert texts(x.grad) == ["f"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_rule_that_begins_its_own_pass_again_is_an_error(is_async: bool) -> None:
+    async def reply(request: Request) -> str:
+        return "wrong"
+
+    loss = loss_of(nn.LLM("Do.", engine=Scripted(reply if is_async else lambda _: "wrong"))(leaf()))
+    loss.item()
+
+    async def later(node: Any, gradient: Gradient, engine: Any) -> list[Any]:
+        return await asyncio.to_thread(rule, node, gradient, engine)
+
+    def rule(node: Any, gradient: Gradient, engine: Any) -> list[Any]:
+        loss.backward(rule=later if is_async else rule)
+        return [None, None]
+
+    with pytest.raises(GraphError, match="called again by a hook or a rule of that same pass"):
+        loss.backward(rule=later if is_async else rule)
 
 
 def test_detach_cuts_the_tape() -> None:

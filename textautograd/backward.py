@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextvars
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from textautograd import anomaly, dispatch
 from textautograd.base import Variable
+from textautograd.calling import mismatch
 from textautograd.engines import as_engine
 from textautograd.engines.ask import listening
 from textautograd.errors import EngineError, GraphError, ReplyError, UsageError
@@ -110,10 +113,12 @@ def as_rule(rule: Any) -> Any:
     """The rule, if it is one.
 
     Raises:
-        UsageError: it is no function.
+        UsageError: it is no function, or one of other arguments.
     """
     if not callable(rule) or isinstance(rule, type):
         raise UsageError(f"a rule is a function of (node, gradient, engine), not {rule!r}")
+    if why := mismatch(rule, None, None, None):
+        raise UsageError(f"a rule is called as (node, gradient, engine), but {why}")
     return rule
 
 
@@ -129,6 +134,31 @@ def warn(failures: Sequence[Failure]) -> None:
 
 
 _accumulating = threading.Lock()
+_running: ContextVar[tuple[set[Variable], ...]]
+_running = ContextVar("textautograd_running", default=())
+
+
+@contextmanager
+def _running_from(roots: Sequence[tuple[Variable, Gradient]]) -> Iterator[None]:
+    """A pass, which its own hooks and rules cannot begin once more: they would without end.
+
+    Raises:
+        GraphError: this would.
+    """
+    around = _running.get()
+    for root, _ in roots:
+        if any(root in those for those in around):
+            raise GraphError(
+                f"backward from {root._title()} was called again by a hook or a rule of that same "
+                "pass: call it when the pass is over"
+            )
+    own = {root for root, _ in roots}
+    token = _running.set((*around, own))
+    try:
+        yield
+    finally:
+        own.clear()  # what was started in here, and lives on, is no part of the pass
+        _running.reset(token)
 
 
 def _run(
@@ -150,16 +180,23 @@ def _run(
         if node is not None:
             _check_versions(node)
             _settle(node)
+    hooks = {variable: variable._hooks for variable in walk if variable._hooks}  # type: ignore[attr-defined]
     reached: dict[Any, Gradient] = {}
     failures: dict[Node, Failure] = {}
     passed: set[Node] = set()
     detects = is_anomaly_enabled()
 
     def arrive(variable: Any, gradient: Gradient) -> Gradient:
-        for hook in list((variable._hooks or {}).values()):
-            replaced = hook(gradient)
-            if replaced is not None:
-                gradient = variable._as_gradient(replaced)
+        for hook in list((variable._hooks or hooks.get(variable) or {}).values()):
+            try:
+                replaced = hook(gradient)
+                if replaced is not None:
+                    gradient = variable._as_gradient(replaced)
+            except Exception as error:
+                error.add_note(f"  in a hook of {variable._title()}")
+                if node := walk.node(variable):
+                    explain(error, node, gradient, ())
+                raise
         if is_wanted(variable):
             reached[variable] = variable._as_gradient(gradient)
         return gradient
@@ -173,6 +210,7 @@ def _run(
         try:
             pulled = await node.operation.pull(_as_asked(node, walk), gradient, rule, engine)
             if detects:
+                node.check_arity(pulled)
                 _refuse_flaws(node, gradient, pulled)
         except (EngineError, ReplyError) as error:
             explain(error, node, gradient, heard)
@@ -195,13 +233,15 @@ def _run(
         try:
             pulled = node.operation.backward(_as_asked(node, walk), gradient)
             if detects:
+                node.check_arity(pulled)
                 _refuse_flaws(node, gradient, pulled)
         except Exception as error:
             explain(error, node, gradient, heard)
             raise
         return pulled
 
-    dispatch.drive(walk, pull, arrive)
+    with _running_from(roots):
+        dispatch.drive(walk, pull, arrive)
     ordered = [failures[v.grad_fn] for v in walk if v.grad_fn in failures]
     if ordered and (detects or not passed):
         raise ordered[0].error
@@ -240,7 +280,7 @@ def _free(walk: Walk) -> None:
     for variable in list(walk):
         node = walk.node(variable)
         if node is not None:
-            node.free()
+            variable.grad_fn = node.emptied()  # type: ignore[misc]
             variable._hooks = None  # type: ignore[attr-defined]
 
 
@@ -263,7 +303,7 @@ def _as_asked(node: Node, walk: Walk) -> Node:
 
 def _refuse_flaws(node: Node, gradient: Gradient, pulled: Sequence[Gradient | None]) -> None:
     """Raises where a sound gradient becomes an unsound one."""
-    for slot, (predecessor, passed_on) in enumerate(zip(node.predecessors, pulled, strict=False)):
+    for slot, (predecessor, passed_on) in enumerate(zip(node.predecessors, pulled, strict=True)):
         kind: Any = predecessor
         if passed_on is None or kind._flaw(gradient) or not (flaw := kind._flaw(passed_on)):
             continue

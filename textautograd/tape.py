@@ -65,13 +65,22 @@ class Node:
         self.within = within
         self.freed = False
 
-    def free(self) -> None:
-        """Drops the predecessors and all that was saved, so that the tape behind can go; of the
-        operation, which may have saved values too, its name is left."""
-        self.operation = getattr(self.operation, "name", self.operation)
-        self.predecessors = self.inputs = self.versions = self.within = ()
-        self.output = None
-        self.freed = True
+    def emptied(self) -> "Node":
+        """What takes this node's place once it is freed: without predecessors, so that the tape
+        behind can go, and without all that was saved; of the operation, which may have saved values
+        too, its name is left. The node itself stays whole for a pass that is at it."""
+        left = Node(getattr(self.operation, "name", self.operation), (), site=self.site)
+        left.freed = True
+        return left
+
+    def check_arity(self, pulled: Sequence[Gradient | None]) -> None:
+        """Raises `GraphError` unless there is one gradient or `None` per predecessor."""
+        if len(pulled) != len(self.predecessors):
+            raise GraphError(
+                f"the rule for {self} returned {len(pulled)} gradients for its "
+                f"{len(self.predecessors)} predecessors: return one, or None, for each (the call "
+                f"at {place(self.site)})"
+            )
 
     def __repr__(self) -> str:
         return f"<{getattr(self.operation, 'name', self.operation)}>"
@@ -93,7 +102,8 @@ class Walk:
     `ready()` hands out the variables whose gradient is complete, each with that gradient, in an
     order that depends on the graph alone; `done(variable, pulled)` takes what its rule returned.
     What no gradient reaches is skipped, and what does not require one is never visited; with
-    `towards`, neither is what leads to none of these variables.
+    `towards`, neither is what leads to none of these variables. The graph is the one there was at
+    the start, whatever another pass frees meanwhile.
 
     Raises:
         GraphError: if a part of the graph was freed by an earlier backward pass.
@@ -105,7 +115,7 @@ class Walk:
         towards: Iterable[Vertex] | None = None,
     ) -> None:
         ends = None if towards is None else frozenset(towards)
-        order = _successors_first([variable for variable, _ in seeds], ends)
+        self._nodes = order = _successors_first([variable for variable, _ in seeds], ends)
         self._index = {variable: i for i, variable in enumerate(order)}
         self._waiting = dict.fromkeys(order, 0)
         for variable in order:
@@ -121,7 +131,7 @@ class Walk:
 
     def node(self, variable: Vertex) -> Node | None:
         """What is to be pulled for a variable: nothing for a leaf, nor where the walk ends."""
-        return None if variable in self._ends else variable.grad_fn
+        return None if variable in self._ends else self._nodes[variable]
 
     def is_active(self) -> bool:
         """Whether there is anything left to hand out or to be done."""
@@ -156,12 +166,8 @@ class Walk:
             raise GraphError(f"{variable!r} was not handed out, or is done already")
         node = self.node(variable)
         predecessors = node.predecessors if node else ()
-        if len(pulled) != len(predecessors):
-            raise GraphError(
-                f"the rule for {node} returned {len(pulled)} gradients for its "
-                f"{len(predecessors)} predecessors: return one, or None, for each (the call at "
-                f"{place(node.site if node else None)})"
-            )
+        if node:
+            node.check_arity(pulled)
         self._handed_out.remove(variable)
         index = self._index[variable]
         for slot, (predecessor, gradient) in enumerate(zip(predecessors, pulled, strict=True)):
@@ -177,7 +183,8 @@ class Walk:
 
     def _visited(self, variable: Vertex) -> Iterator[Vertex]:
         """The slots of a variable that this walk passes on to."""
-        return (predecessor for predecessor in _live(variable) if predecessor in self)
+        node = self._nodes[variable]
+        return (p for p in node.predecessors if p in self._index) if node else iter(())
 
     def __contains__(self, variable: Vertex) -> bool:
         return variable in self._index
@@ -207,37 +214,40 @@ def drive(
 _in_program_order = itemgetter(0, 1)
 
 
-def _live(variable: Vertex) -> Sequence[Vertex]:
-    """The slots of a variable that want a gradient; a predecessor used twice comes twice."""
-    node = variable.grad_fn
+def _live(node: Node | None) -> Sequence[Vertex]:
+    """The slots of a node that want a gradient; a predecessor used twice comes twice."""
     return [p for p in node.predecessors if p.requires_grad] if node else ()
 
 
-def _successors_first(roots: Sequence[Vertex], ends: frozenset[Vertex] | None) -> list[Vertex]:
-    """Reverse post-order from the roots, without recursion. Last slots go first, so that in the
-    reverse what comes first in the program comes first. With `ends`, only what leads to one."""
+def _successors_first(
+    roots: Sequence[Vertex], ends: frozenset[Vertex] | None
+) -> dict[Vertex, Node | None]:
+    """Reverse post-order from the roots, without recursion, each variable with its node. Last slots
+    go first, so that in the reverse what comes first in the program comes first. With `ends`, only
+    what leads to one."""
     last = next(iter(ends)) if ends and len(ends) == 1 else None  # nothing is wanted behind it
-    seen: set[Vertex] = set()
-    found: dict[Vertex, None] = {}
+    nodes: dict[Vertex, Node | None] = {}  # each read once: another pass may free it meanwhile
+    found: dict[Vertex, Node | None] = {}
     stack: list[tuple[Vertex, Iterator[Vertex] | None]]
     stack = [(root, None) for root in dict.fromkeys(roots) if root.requires_grad]
     while stack:
         variable, rest = stack.pop()
         if rest is None:
-            if variable in seen:
+            if variable in nodes:
                 continue
-            seen.add(variable)
-            if variable.grad_fn is not None and variable.grad_fn.freed and variable is not last:
+            node = nodes[variable] = variable.grad_fn
+            if node is not None and node.freed and variable is not last:
                 raise GraphError(
-                    f"backward a second time through {variable.grad_fn}, whose saved values were "
+                    f"backward a second time through {node}, whose saved values were "
                     "freed by the first: pass retain_graph=True to the first backward()"
                 )
-            rest = iter(()) if variable is last else reversed(_live(variable))
+            rest = iter(()) if variable is last else reversed(_live(node))
         for predecessor in rest:
-            if predecessor not in seen:
+            if predecessor not in nodes:
                 stack += [(variable, rest), (predecessor, None)]
                 break
         else:
-            if ends is None or variable in ends or any(p in found for p in _live(variable)):
-                found[variable] = None
-    return [*reversed(found)]
+            node = nodes[variable]
+            if ends is None or variable in ends or any(p in found for p in _live(node)):
+                found[variable] = node
+    return {variable: found[variable] for variable in reversed(found)}
