@@ -191,24 +191,16 @@ def test_engines_that_answer_otherwise_share_no_entry(path: Path) -> None:
     def says(engine: Any) -> str:
         return asyncio.run(call(Cached(engine, path), ask())).text
 
-    def one() -> Scripted:
-        return Scripted(lambda request: "x")
-
-    def another(text: str) -> Scripted:
-        return Scripted(lambda request: text)
-
     assert [says(Named(text)) for text in "xyx"] == ["x", "y", "x"]
-    assert [says(one()), says(another("y")), says(another("z"))] == ["x", "y", "z"]
-    again = one()
-    assert (says(again), again.calls) == ("x", [])
+    assert [says(Mine(text)) for text in "abca"] == ["a", "b", "c", "a"]
 
 
-def test_an_engine_without_identity_is_cached_nowhere(path: Path) -> None:
-    with pytest.raises(errors.UsageError, match="has no `identity`"):
-        asyncio.run(call(Cached(Mine("x"), path), ask()))
-    with caching(path), pytest.raises(errors.UsageError, match="has no `identity`"):
-        asyncio.run(call(Mine("x"), ask()))
-    assert asyncio.run(call(Coalesced(Mine("x")), ask(temperature=0))).text == "x"
+def test_all_scripted_engines_are_one_model_unless_they_say_otherwise(path: Path) -> None:
+    first, second = Scripted(lambda request: "x"), Scripted(lambda request: "y")
+    texts = [asyncio.run(call(Cached(engine, path), ask())).text for engine in (first, second)]
+    assert (texts, len(second.calls)) == (["x", "x"], 0)
+    second.identity = "another"
+    assert asyncio.run(call(Cached(second, path), ask())).text == "y"
 
 
 @pytest.mark.parametrize("text", ["\ud800 lone", "x" * 2**20, "\0", "{}", '"', "🙂"])

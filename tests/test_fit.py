@@ -388,7 +388,6 @@ def test_an_exception_in_the_middle_loses_nothing_that_was_answered(n: int, tmp_
         return world(request)
 
     first, second = Scripted(answer), Scripted(world)
-    first.identity = second.identity = "scripted"
     stopped = run(agent, first, run_dir=tmp_path)
     assert stopped.stopped == "stands for whatever ends a run"
     answered = {key_of("scripted", call) for call in first.calls[:n]}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from textautograd.engines.base import Engine, Reply, Request
-from textautograd.errors import UsageError
+from textautograd.identity import digest
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -17,17 +17,15 @@ T = TypeVar("T")
 def identity_of(engine: Engine) -> str:
     """What tells this engine's replies from another's in a cache; holds no secrets.
 
-    Raises:
-        UsageError: the engine does not say; a guess could give it another one's replies.
+    One that does not say is known by its class and a digest of the texts among its attributes, as
+    a model's name or an address would be. Numbers and lists are often what it counts and keeps.
     """
     found = getattr(engine, "identity", None)
-    if not isinstance(found, str) or not found:
-        raise UsageError(
-            f"{engine!r:.80} has no `identity`, under which a cache or a run_dir keeps its "
-            "replies: give it an attribute `identity: str` that names the model and what else "
-            "its replies depend on, without secrets"
-        )
-    return found
+    if isinstance(found, str) and found:
+        return found
+    texts = {k: v for k, v in getattr(engine, "__dict__", {}).items() if isinstance(v, str)}
+    name = type(engine).__qualname__
+    return f"{name}#{digest(texts)[:10]}" if texts else name
 
 
 class Wrapper:

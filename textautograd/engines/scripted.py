@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import functools
 import inspect
 import threading
 from collections.abc import Awaitable, Callable
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from textautograd.engines.base import Reply, Request, Usage
 from textautograd.errors import UsageError
-from textautograd.identity import identity
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -24,9 +22,12 @@ class Scripted:
 
     A str becomes a reply of one call and no tokens. A sync `fn` runs in the caller's thread or in
     one of its own, never on an event loop, so it may block. `calls` lists the requests in the order
-    in which they arrived. What `fn` raises is raised to the caller. Its `identity` is that of `fn`
-    (`textautograd.identity`) when it is first asked for: another function is another model.
+    in which they arrived. What `fn` raises is raised to the caller. To a cache and a run_dir all
+    of them are one model, so that a run can be resumed with another function; set `identity` where
+    they should not be.
     """
+
+    identity = "scripted"
 
     def __init__(self, fn: Callable[[Request], Answer | Awaitable[Answer]]) -> None:
         if not callable(fn):
@@ -39,10 +40,6 @@ class Scripted:
         self._is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
             getattr(fn, "__call__", None)  # noqa: B004 (the method itself is asked, not whether)
         )
-
-    @functools.cached_property
-    def identity(self) -> str:
-        return f"scripted {identity(self.fn)}"
 
     def answer_now(self, request: Request) -> Reply | None:
         """The reply of a sync `fn`, called here and now; `None` if `fn` is async."""
