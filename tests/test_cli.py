@@ -1,8 +1,12 @@
+import itertools
 import json
 import os
 import re
+import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ from fault_server import Faults, answer, faults, refusal
 from test_tasks import bbh
 
 import textautograd
-from textautograd import commands
+from textautograd import commands, dispatch
 from textautograd.cli import in_options, main, parser
 from textautograd.engines import Budget, Usage
 
@@ -353,6 +357,43 @@ def test_why_nothing_changed_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     with faults(stubborn) as server:
         assert train(server, root, tmp_path / "run", "--steps", "1") == 0
     assert "step 1: 3 of 3 wrong; no change: not better than 1: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("at", [3, 12, 30])
+def test_after_ctrl_c_nothing_is_sent_and_what_was_sent_is_kept(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+) -> None:
+    root, out = bbh(tmp_path / "data", 30), tmp_path / "run"
+    main_thread = threading.get_ident()
+    stopping, finish, numbers = threading.Event(), dispatch.finish, itertools.count(1)
+
+    def stops(seconds: float) -> None:
+        stopping.set()
+        finish(seconds)
+
+    monkeypatch.setattr("textautograd.dispatch.finish", stops)
+
+    def interrupting(body: dict[str, Any]) -> Any:
+        n = next(numbers)
+        if n == at:
+            signal.pthread_kill(main_thread, signal.SIGINT)
+        if n >= at:
+            assert stopping.wait(60)
+        return model(body)
+
+    with faults(interrupting) as server:
+        assert train(server, root, out) == 130
+        sent = len(server.bodies)
+        replies = sqlite3.connect(out / "calls.sqlite")
+        assert replies.execute("SELECT count(*) FROM replies").fetchone() == (sent,)
+        replies.close()
+        assert train(server, root, out) == 0
+        bodies = [json.dumps(body) for body in server.bodies]
+        assert len(set(bodies)) == len(bodies) > sent
+    assert "waiting up to 10 s for replies" in capsys.readouterr().err
 
 
 def test_the_version_is_the_package_s() -> None:

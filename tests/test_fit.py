@@ -822,9 +822,13 @@ def test_a_checkpoint_without_its_run_is_not_taken_for_another_s(tmp_path: Path)
 def test_a_directory_in_the_place_of_a_file_is_found_before_paying(
     name: str, tmp_path: Path
 ) -> None:
-    (tmp_path / name).mkdir()
     engine = Scripted(world)
-    with pytest.raises(errors.UsageError, match=f"its {name} is a directory"):
+    (tmp_path / name).mkdir()
+    with pytest.raises(errors.UsageError, match=f"its {name} is no file"):
+        run(Agent(), engine, run_dir=tmp_path)
+    (tmp_path / name).rmdir()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(errors.UsageError, match=f"its {name} is no file"):
         run(Agent(), engine, run_dir=tmp_path)
     assert engine.calls == []
 

@@ -72,9 +72,14 @@ def test_fit_holds_it_to_its_end_and_gives_it_back(tmp_path: Path) -> None:
     run(Agent(), engine, steps=1, run_dir=tmp_path)
     assert len(refused) == len(engine.calls)
     with pytest.raises(ZeroDivisionError):
-        run(Agent(), Scripted(lambda request: 1 / 0), steps=2, run_dir=tmp_path)  # type: ignore[arg-type,return-value]
-    with locked(tmp_path):
-        pass
+        run(Agent(), Scripted(broken), steps=2, run_dir=tmp_path / "other")
+    for directory in (tmp_path, tmp_path / "other"):
+        with locked(directory):
+            pass
+
+
+def broken(request: Request) -> str:
+    raise ZeroDivisionError
 
 
 def test_train_holds_it_from_the_first_call_to_the_last(

@@ -1,5 +1,6 @@
 """`map`: one thread a call, each with the caller's context; results in order."""
 
+import signal
 import threading
 from typing import Any
 
@@ -90,6 +91,24 @@ def test_what_ends_a_program_is_raised_here_and_nowhere_else(
         if thread.name in ("gate", "textautograd-map"):
             thread.join()
     assert elsewhere == [] and x.data == "old"
+
+
+def test_nothing_is_started_after_an_interrupt() -> None:
+    started, interrupted, main = [], threading.Event(), threading.get_ident()
+
+    def work(i: int) -> None:
+        started.append(i)
+        if i == 0:
+            signal.pthread_kill(main, signal.SIGINT)
+        assert interrupted.wait(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        ta.map(work, range(100), max_workers=2)
+    interrupted.set()
+    for thread in threading.enumerate():
+        if thread.name == "textautograd-map":
+            thread.join()
+    assert len(started) <= 2
 
 
 def test_nothing_is_started_after_a_failure() -> None:

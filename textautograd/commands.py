@@ -7,12 +7,12 @@ import sys
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from textautograd import evaluation, tasks
+from textautograd import dispatch, evaluation, tasks
 from textautograd.engines import Budget, caching, engine
 from textautograd.engines.base import Engine, Usage
 from textautograd.errors import BudgetExceeded, StateError, UsageError
@@ -22,6 +22,8 @@ from textautograd.nn import ExactMatchLoss
 from textautograd.optim import SGD
 from textautograd.terminal import harmless
 from textautograd.training import History, fit
+
+_LAST_REPLIES = 10  # seconds to wait for them after Ctrl-C
 
 
 def demo(arguments: Namespace) -> None:
@@ -72,6 +74,7 @@ def train(arguments: Namespace) -> None:
         agent.load_state_dict(initial)
         budget = stack.enter_context(Budget(*limits))
         stack.enter_context(caching(out / "calls.sqlite"))
+        stack.enter_context(_finishing(budget))
         try:
             before = evaluation.evaluate(agent, task.test, loss_fn, progress=True)
         except BudgetExceeded as error:
@@ -125,6 +128,23 @@ def evaluate(arguments: Namespace) -> None:
     measured = evaluation.evaluate(agent, task.test, ExactMatchLoss(), progress=True)
     print(_scores(measured))
     print(_spent(measured.usage))
+
+
+@contextmanager
+def _finishing(budget: Budget) -> Iterator[None]:
+    """After Ctrl-C nothing further is sent, and what is under way, and so paid for, is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        budget.calls = 0
+        if dispatch.is_busy():
+            print(
+                f"\nwaiting up to {_LAST_REPLIES} s for replies that are under way, as they are "
+                "paid for; Ctrl-C again ends at once",
+                file=sys.stderr,
+            )
+            dispatch.finish(_LAST_REPLIES)
+        raise
 
 
 def _task_and_model(arguments: Namespace) -> tuple[tasks.Task, Engine]:

@@ -11,6 +11,7 @@ import contextvars
 import os
 import sys
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
@@ -279,6 +280,18 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
 
     threading.Thread(target=work, name="textautograd-user-code", daemon=True).start()
     return await asyncio.wrap_future(result)
+
+
+def is_busy() -> bool:
+    """Whether calls are under way in the background."""
+    return _the_loop is not None and bool(_the_loop.running or _the_loop.inbox)
+
+
+def finish(seconds: float) -> None:
+    """Waits until no call is under way in the background, for so long at most."""
+    end = time.monotonic() + seconds
+    while is_busy() and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def is_blocking() -> bool:

@@ -57,10 +57,14 @@ def map(fn: Callable[[T], R], items: Iterable[T], *, max_workers: int | None = N
             finished.put(None)
 
     threads = min(len(items), max_workers or 64)
-    for _ in range(threads):
-        threading.Thread(target=work, daemon=True, name="textautograd-map").start()
-    for _ in range(threads):
-        finished.get()  # unlike join, it can be interrupted
+    try:
+        for _ in range(threads):
+            threading.Thread(target=work, daemon=True, name="textautograd-map").start()
+        for _ in range(threads):
+            finished.get()  # unlike join, it can be interrupted
+    except BaseException as interrupt:
+        failures[len(items)] = interrupt  # nothing further is started
+        raise
     if failures:
         raise failures[min(failures)]
     return results

@@ -59,8 +59,8 @@ class RunDir:
     def __init__(self, path: Path, settings: dict[str, Any], state: dict[str, str]) -> None:
         self.path = path
         for name in _WRITTEN:
-            if (path / name).is_dir():
-                raise UsageError(f"cannot use the run directory {path}: its {name} is a directory")
+            if (path / name).exists() and not (path / name).is_file():
+                raise UsageError(f"cannot use the run directory {path}: its {name} is no file")
         self.left = self._checkpoint()
         settings = json.loads(json.dumps({"version": 2, **settings, "state": state}))
         if self.left is not None:
