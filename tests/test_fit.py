@@ -652,6 +652,37 @@ def test_another_loss_function_is_another_run(one: Any, two: Any, tmp_path: Path
         scored(two, tmp_path)
 
 
+def test_what_an_agent_or_a_loss_holds_belongs_to_the_run(tmp_path: Path) -> None:
+    class Styled(Agent):
+        def __init__(self, style: Any) -> None:
+            super().__init__()
+            self.style = style
+
+        def forward(self, question: str) -> Any:
+            return super().forward(f"{self.style} {question}")
+
+    class Weighted:
+        __slots__ = ("weights",)
+
+        def __init__(self, weight: float) -> None:
+            self.weights = {"k": weight}
+
+        def __call__(self, output: str, target: str) -> tuple[float, str]:
+            return self.weights["k"], "x"
+
+    run(Styled("A:"), Scripted(world), run_dir=tmp_path / "a")
+    for style in ("B:", ["A:"], None):
+        with pytest.raises(errors.UsageError, match="another run: module differ"):
+            run(Styled(style), Scripted(world), run_dir=tmp_path / "a")
+    again = Scripted(world)
+    run(Styled("A:"), again, run_dir=tmp_path / "a")
+    assert again.calls == []
+    scored(nn.FunctionLoss(Weighted(1.0)), tmp_path / "b")
+    with pytest.raises(errors.UsageError, match="another run: loss differ"):
+        scored(nn.FunctionLoss(Weighted(2.0)), tmp_path / "b")
+    assert scored(nn.FunctionLoss(Weighted(1.0)), tmp_path / "b").calls == []
+
+
 def test_another_forward_or_prompt_is_another_run(tmp_path: Path) -> None:
     run(Agent(), Scripted(world), steps=1, run_dir=tmp_path)
 

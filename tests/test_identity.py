@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -87,6 +88,25 @@ class Judge:
         return len(text) < self.most
 
 
+class Slotted:
+    __slots__ = ("__limit", "unset")
+
+    def __init__(self, limit: object) -> None:
+        self.__limit = limit
+
+    def __call__(self, text: str) -> bool:
+        return bool(text and self.__limit)
+
+
+@dataclass
+class Settings:
+    limit: int
+
+
+def holding(value: Any) -> Scorer:
+    return Scorer(value)
+
+
 DIFFERENT: dict[str, tuple[Any, Any]] = {
     "code": (lambda x: x + "a", lambda x: x + "b"),
     "attribute": (lambda x: x.lower(), lambda x: x.upper()),
@@ -95,6 +115,14 @@ DIFFERENT: dict[str, tuple[Any, Any]] = {
     "inner": (lambda x: [y for y in x if y > 1], lambda x: [y for y in x if y > 2]),
     "partial": (functools.partial(keywords, by=1), functools.partial(keywords, by=2)),
     "object": (Scorer(1), Scorer(2)),
+    "slot": (Slotted(1), Slotted(2)),
+    "dict": (holding({"a": 1, "b": 2}), holding({"a": 1, "b": 3})),
+    "list": (holding([1, [2]]), holding([1, [3]])),
+    "order": (holding([1, 2]), holding([2, 1])),
+    "set": (holding({"a", "b", "c"}), holding({"a", "b", "d"})),
+    "list in a slot": (Slotted([1]), Slotted([2])),
+    "dataclass": (holding(Settings(1)), holding(Settings(2))),
+    "function in a dict": (holding({"f": first}), holding({"f": second})),
     "class": (Scorer(1), Doubled(1)),
     "method of": (Scorer(1).method, Scorer(2).method),
     "method of what cannot be called": (Judge(1).score, Judge(2).score),
@@ -130,6 +158,16 @@ def test_a_property_of_its_class_counts(monkeypatch: pytest.MonkeyPatch) -> None
     before = identity(Judge(1).score)
     monkeypatch.setattr(Judge, "most", property(lambda self: self.limit * 3))
     assert identity(Judge(1).score) != before
+
+
+def test_attributes_are_compared_by_value() -> None:
+    pair = (1, "x")
+    one, two = [pair, pair], [(1, "x"), tuple([1, "x"])]
+    assert identity(holding(one)) == identity(holding(two))
+    assert identity(holding({"a": 1, "b": 2})) == identity(holding({"b": 2, "a": 1}))
+    itself: list[Any] = [1]
+    itself.append(itself)
+    assert identity(holding(itself)) == identity(holding(itself))
 
 
 def test_what_it_collects_does_not_count() -> None:

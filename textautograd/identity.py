@@ -7,7 +7,15 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from dataclasses import is_dataclass
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 _OURS = __name__.partition(".")[0]
@@ -18,9 +26,11 @@ def identity(function: Any) -> str:
 
     The digest of a function covers its code, its defaults, the values it closes over or finds in
     its module, and likewise what it calls there; that of a class its methods and constants; that of
-    an object its class and attributes. Texts, numbers, patterns and tuples of them count. What can
-    change while it is used, such as a list, does not; code of other modules, or of this package,
-    counts by name. Bytecode belongs to a Python version, and so does the digest.
+    an object its class and attributes. Texts, numbers, patterns and tuples of them count; lists,
+    sets and dicts of them, which can change while they are used, as an object's attributes only,
+    as they are now, and so do dataclasses. Of other objects that cannot be called the class's name
+    counts; code of other modules, or of this package, counts by name. Bytecode belongs to a Python
+    version, and so does the digest.
     """
     name = _name(function)
     parts = list(_parts(function, set()))
@@ -102,10 +112,34 @@ def _has_code(value: Any) -> bool:
 
 def _object(value: Any, seen: set[int]) -> Iterator[str]:
     yield from _class(type(value), seen)
-    for name, attribute in sorted(getattr(value, "__dict__", {}).items()):
+    slots = (name for base in type(value).__mro__ for name, m in vars(base).items() if _is_slot(m))
+    found = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+    for name, attribute in sorted({**found, **getattr(value, "__dict__", {})}.items()):
         if name not in ("engine", "training"):
             yield name
-            yield from _parts(attribute, seen)
+            yield from _attribute(attribute, seen)
+
+
+def _is_slot(member: Any) -> bool:
+    return isinstance(member, MemberDescriptorType)
+
+
+def _attribute(value: Any, seen: set[int]) -> Iterator[str]:
+    """As `_parts`, and what it holds now."""
+    if is_dataclass(value) and not isinstance(value, type):
+        yield from _once(value, seen, _object)
+        return
+    if not isinstance(value, (tuple, list, dict, set, frozenset)):
+        yield from _parts(value, seen)
+        return
+    yield f"{_name(value)} of {len(value)}"
+    if id(value) in seen:
+        return  # it holds itself
+    seen.add(id(value))
+    items = value.items() if isinstance(value, dict) else value
+    parts = [repr(list(_attribute(item, seen))) for item in items]
+    yield from parts if isinstance(value, (tuple, list)) else sorted(parts)
+    seen.discard(id(value))
 
 
 def _function(function: FunctionType, seen: set[int]) -> Iterator[str]:

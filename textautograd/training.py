@@ -269,10 +269,10 @@ def _why(result: StepResult, wrong: int, failures: Sequence[object]) -> str | No
 
 
 def _structure(module: Module) -> dict[str, list[Any]]:
-    """The kinds of a module's parts and what their calls send, but for the parameters' texts."""
+    """What a module's parts are and what their calls send, but for the parameters' texts."""
     sent = ("output_format", "max_tokens", "temperature", "criterion")
     return {
-        name: [identity(type(part)), *(vars(part).get(key) for key in sent)]
+        name: [identity(part), *(vars(part).get(key) for key in sent)]
         for name, part in module.named_modules()
     }
 
