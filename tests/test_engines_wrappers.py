@@ -19,9 +19,12 @@ from hypothesis import strategies as st
 
 from textautograd import errors
 from textautograd.engines import (
+    HTTP,
     Budget,
+    Cached,
     Coalesced,
     Limited,
+    LiteLLM,
     Reply,
     Request,
     Retrying,
@@ -30,7 +33,9 @@ from textautograd.engines import (
     caching,
     call,
     call_now,
+    engine,
 )
+from textautograd.prompts.size import limit_of
 
 
 def ask(text: str = "hi", **fields: Any) -> Request:
@@ -716,3 +721,45 @@ def test_copies_of_a_module_share_its_engine() -> None:
     engine = Limited(Scripted(lambda request: "x"), 2)
     assert copy.deepcopy(engine) is engine
     assert copy.deepcopy(engine.inner) is engine.inner
+
+
+class Stating:
+    """A user's engine that states its limit as a text."""
+
+    max_input_tokens = "7"
+
+    async def complete(self, request: Request) -> Reply:
+        return Reply("x")
+
+
+MODEL = Scripted(lambda request: "x")
+HERE = "http://127.0.0.1/v1"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: engine("local/" + "a" * 5000 + ".gguf"), "no file"),
+        (lambda: engine("local/\0.gguf"), "no file"),
+        (lambda: engine("local/~nobody-of-this-name/x.gguf"), "no file"),
+        (lambda: engine("\ud800"), "an engine's name"),
+        (lambda: engine("m\ud800", api_base=HERE), "an engine's name"),
+        (lambda: LiteLLM(5), "an engine's name"),  # type: ignore[arg-type]
+        (lambda: HTTP(5, HERE), "an engine's name"),  # type: ignore[arg-type]
+        (lambda: HTTP("", HERE), "an engine's name"),
+        (lambda: Retrying(MODEL, "3"), "max_attempts must be"),  # type: ignore[arg-type]
+        (lambda: Retrying(MODEL, 3, "3"), "max_wait must be"),  # type: ignore[arg-type]
+        (lambda: Limited(MODEL, "3"), "n, the calls at once, must be"),  # type: ignore[arg-type]
+        (lambda: Limited(MODEL, True), "n, the calls at once, must be"),
+        (lambda: Retrying(None), "an engine is an object"),  # type: ignore[arg-type]
+        (lambda: Coalesced("m"), "an engine is an object"),  # type: ignore[arg-type]
+        (lambda: Limited(Scripted, 3), "an engine is an object"),  # type: ignore[arg-type]
+        (lambda: Cached(None, "x"), "an engine is an object"),  # type: ignore[arg-type]
+        (lambda: limit_of(Stating()), "max_input_tokens of .* must be a whole number"),
+    ],
+)
+def test_what_cannot_work_is_one_clear_error(make: Callable[[], Any], said: str) -> None:
+    with pytest.raises(errors.UsageError, match=said) as caught:
+        make()
+    str(caught.value).encode()
+    assert len(str(caught.value)) < 500

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from textautograd.engines._checks import finished, quantity
+from textautograd.engines._checks import finished, model_name, quantity
 from textautograd.engines._failures import Complaint, complaint_inside, shown
 from textautograd.engines._secrets import Secrets
 from textautograd.engines.base import Reply, Request, Usage
@@ -48,7 +48,7 @@ class Provider:
             raise UsageError(
                 f"timeout must be a positive number of seconds, or None, not {timeout!r}"
             )
-        self.model = model
+        self.model = model_name(model)
         self.timeout = timeout
         self._may_change = structured == "auto"
         self.structured = "schema" if structured == "auto" else structured

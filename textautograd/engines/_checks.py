@@ -45,6 +45,36 @@ def _wrong_field(reply: Reply) -> tuple[str, str, object] | None:
     return None
 
 
+def model_name(name: Any) -> str:
+    """The name, if it can be one.
+
+    Raises:
+        UsageError: it is no text, or none that can be sent.
+    """
+    is_one = isinstance(name, str) and bool(name.strip())
+    if not is_one or name.encode(errors="replace") != name.encode(errors="surrogatepass"):
+        raise UsageError(
+            f"an engine's name is a text such as 'openai/gpt-4o-mini', not {name!a:.80}"
+        )
+    return str(name)
+
+
+def is_engine(value: Any) -> bool:
+    """Whether it has what every engine has."""
+    return not isinstance(value, type) and callable(getattr(value, "complete", None))
+
+
+def whole(name: str, value: Any) -> int:
+    """The number, if it is a whole one of at least 1.
+
+    Raises:
+        UsageError: it is not; says so of `name`.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(f"{name} must be a whole number of at least 1, not {value!r:.80}")
+    return value
+
+
 def quantity(value: Any) -> float | None:
     """A finite number that is not negative, or `None` for what is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from textautograd.engines._checks import is_engine
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.identity import digest
 
@@ -32,6 +33,11 @@ class Wrapper:
     """Passes everything through to `inner`."""
 
     def __init__(self, inner: Engine) -> None:
+        if not is_engine(inner):
+            raise UsageError(
+                "an engine is an object with `async def complete(request)`, not "
+                f"{inner!r:.80}: textautograd.engine(name) makes one"
+            )
         self.inner = inner
 
     async def complete(self, request: Request) -> Reply:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from textautograd.engines._checks import is_engine
 from textautograd.engines.base import Engine
 from textautograd.engines.factory import engine
 from textautograd.errors import UsageError
@@ -23,7 +24,7 @@ def as_engine(value: str | Engine) -> Engine:
     """
     if isinstance(value, str):
         return _by_name(value)
-    if isinstance(value, type) or not callable(getattr(value, "complete", None)):
+    if not is_engine(value):
         raise UsageError(
             f"an engine is a name such as 'openai/gpt-4o-mini' or an object with "
             f"`async def complete(request)`, not {value!r}"

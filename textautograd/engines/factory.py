@@ -10,6 +10,7 @@ from types import NoneType
 from typing import Any, Literal
 
 from textautograd.engines._address import Address
+from textautograd.engines._checks import model_name, whole
 from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.engines.cache import Cached, Coalesced
@@ -72,13 +73,11 @@ def engine(
     """
     if unknown:
         raise UsageError(_no_such_option(next(iter(unknown))))
-    if not isinstance(name, str) or not name.strip():
-        raise UsageError(f"an engine's name is a text such as 'openai/gpt-4o-mini', not {name!r}")
-    name = name.strip()
-    _whole("max_concurrency", max_concurrency)
-    _whole("max_attempts", max_attempts)
+    name = model_name(name).strip()
+    whole("max_concurrency", max_concurrency)
+    whole("max_attempts", max_attempts)
     if max_input_tokens is not None:
-        _whole("max_input_tokens", max_input_tokens)
+        whole("max_input_tokens", max_input_tokens)
     if not isinstance(cache, (str, os.PathLike, bool, NoneType)) or cache == "":
         raise UsageError(f"cache must be a path, True or None, not {cache!r}")
     sampling = _sampling(temperature, max_tokens, top_p, seed, stop)
@@ -165,7 +164,7 @@ def _sampling(
     if top_p is not None and not (_is_number(top_p) and 0 < top_p <= 1):
         raise UsageError(f"top_p must be a number above 0 and up to 1, not {top_p!r}")
     if max_tokens is not None:
-        _whole("max_tokens", max_tokens)
+        whole("max_tokens", max_tokens)
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
         raise UsageError(f"seed must be a whole number, not {seed!r}")
     stops = [stop] if isinstance(stop, str) else stop
@@ -181,11 +180,6 @@ def _sampling(
         "stop": stops,
     }
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _whole(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UsageError(f"{name} must be a whole number of at least 1, not {value!r}")
 
 
 def _is_number(value: Any) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from textautograd.engines._checks import whole
 from textautograd.engines._wrapper import PerLoop, Wrapper
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.engines.budget import metered
-from textautograd.errors import UsageError
 
 if TYPE_CHECKING:
     from asyncio import Semaphore
@@ -17,10 +17,8 @@ class Limited(Wrapper):
     """Sends at most `n` requests at once; the others wait in the order in which they came."""
 
     def __init__(self, inner: Engine, n: int) -> None:
-        if n < 1:
-            raise UsageError(f"at least one call must be allowed at once, not {n}")
         super().__init__(metered(inner))
-        self.n = n
+        self.n = whole("n, the calls at once,", n)
         self._slots = PerLoop(self._semaphore)
 
     @property

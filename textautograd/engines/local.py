@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textautograd.dispatch import keep_for_good
+from textautograd.engines._checks import model_name
 from textautograd.engines.http import HTTP
 from textautograd.errors import Error, UsageError
 
@@ -84,7 +85,7 @@ class Local:
         if not isinstance(n_ctx, int) or isinstance(n_ctx, bool) or n_ctx < 1:
             raise UsageError(f"n_ctx must be a whole number of tokens, not {n_ctx!r}")
         self._name = name
-        self.path = _place(name)
+        self.path = _place(model_name(name))
         self._n_ctx = n_ctx
         sampling: dict[str, Any] = {
             "temperature": temperature,
@@ -284,9 +285,9 @@ def _place(name: str) -> Path:
     if not rest.endswith(".gguf"):
         names = ", ".join(f"'local/{known}'" for known in _PUBLISHED)
         raise UsageError(f"no model {name!r}: there are 'local', {names} and 'local/<path>.gguf'")
-    path = Path(rest).expanduser().absolute()
-    if not path.is_file():
-        raise UsageError(f"no file {path}")
+    path = Path(os.path.expanduser(rest)).absolute()
+    if not os.path.isfile(path):  # also for a name that no file can have
+        raise UsageError(f"no file {str(path)[:300]}")
     return path
 
 

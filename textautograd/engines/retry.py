@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from textautograd.engines._checks import quantity, whole
 from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.engines.budget import metered
@@ -32,12 +33,12 @@ class Retrying(Wrapper):
         *,
         sleep: Callable[[float], Awaitable[None]] | None = None,
     ) -> None:
-        if max_attempts < 1:
-            raise UsageError(f"max_attempts must be at least 1, not {max_attempts}")
+        if quantity(max_wait) is None:
+            raise UsageError(f"max_wait must be seconds of at least 0, not {max_wait!r:.80}")
         import random
 
         super().__init__(metered(inner))
-        self.max_attempts = max_attempts
+        self.max_attempts = whole("max_attempts", max_attempts)
         self.max_wait = max_wait
         self._sleep = sleep
         self._random = random.Random()  # its own: the user's seeded generator stays as it is

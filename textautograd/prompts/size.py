@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from textautograd.engines._checks import whole
 from textautograd.engines.base import Engine, Message
 from textautograd.errors import ContextOverflowError
 
@@ -39,9 +40,13 @@ def size(messages: Sequence[Message], schema: Mapping[str, Any] | None = None) -
 
 def limit_of(engine: Engine) -> int | None:
     """The most tokens of a prompt that the framework itself writes to this engine, if it has a
-    limit."""
-    limit: int | None = getattr(engine, "max_input_tokens", None)
-    return limit
+    limit.
+
+    Raises:
+        UsageError: what it states is no number of tokens.
+    """
+    limit = getattr(engine, "max_input_tokens", None)
+    return None if limit is None else whole(f"max_input_tokens of {engine!r:.80}", limit)
 
 
 def reserve(limit: int) -> int:
