@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from textautograd.engines._checks import is_engine
 from textautograd.engines.base import Engine, Reply, Request
+from textautograd.errors import UsageError
 from textautograd.identity import digest
 
 if TYPE_CHECKING:
