@@ -198,7 +198,14 @@ def test_judges_of_a_batch_run_together() -> None:
 # FunctionLoss
 
 
-@pytest.mark.parametrize("loss", [0, 0.5, 3, True, False, 1e300])
+@pytest.mark.parametrize("right", [True, False])
+def test_a_bool_is_no_loss(right: bool) -> None:
+    loss = nn.FunctionLoss(lambda output, target: (right, "feedback"))("a", "a")
+    with pytest.raises(errors.UsageError, match="0 is perfect"):
+        loss.item()
+
+
+@pytest.mark.parametrize("loss", [0, 0.5, 3, 1e300])
 def test_a_function_gives_a_number_and_says_why(loss: Any) -> None:
     found = nn.FunctionLoss(lambda output, target: (loss, f"{output}, {target}"))("a", "b")
     assert found.item() == loss and str(found) == "a, b"

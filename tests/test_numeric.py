@@ -263,3 +263,23 @@ def test_a_leaf_and_its_truth_read_as_numpy_s() -> None:
     assert len(repr(tn.array(np.ones(10**5)))) < 100
     assert not tn.array(0.0) and tn.array(2.0)
     assert [row.item() for row in tn.array([1.0, 2.0])] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda x: x + np.ones(4), r"add of arrays of shape \(2, 3\), \(4,\): .*broadcast"),
+        (lambda x: x @ x, r"matmul of arrays of shape \(2, 3\), \(2, 3\): "),
+        (lambda x: tn.sum(x, axis=5), r"sum of arrays of shape \(2, 3\): axis 5"),
+        (lambda x: tn.reshape(x, (4,)), r"reshape of arrays of shape \(2, 3\): "),
+        (lambda x: tn.transpose(x, (0, 0)), r"transpose of arrays of shape \(2, 3\): "),
+        (lambda x: tn.concatenate([x, np.ones((1, 2))]), r"concatenate of arrays of shape .*1, 2"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_one_error_that_names_them(wrong: Any, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        wrong(tn.array(np.ones((2, 3)), requires_grad=True))
+
+
+def test_an_index_out_of_range_stays_an_index_error() -> None:
+    assert len([*tn.array([1.0, 2.0])]) == 2  # which iteration ends with

@@ -410,3 +410,33 @@ def test_a_step_with_a_number_for_a_closure_is_refused_before_anything_is_spent(
     with pytest.raises(errors.UsageError):
         optim.SGD([param()], engine=engine).step(0.5)  # type: ignore[arg-type]
     assert engine.calls == []
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        None,
+        "text",
+        5,
+        [],
+        [5],
+        [{"role": "user"}],
+        [{"content": "x"}],
+        [{"role": "user", "content": 5}],
+        [{"role": None, "content": "x"}],
+    ],
+)
+@pytest.mark.parametrize("limit", [None, 1000])
+def test_a_prompt_of_ones_own_must_return_messages(returned: Any, limit: int | None) -> None:
+    engine = Scripted(lambda request: pytest.fail("called"))
+    engine.max_input_tokens = limit  # type: ignore[attr-defined]
+    optimizer = optim.SGD([param()], engine=engine, prompt=lambda *_: returned)
+    with pytest.raises(errors.UsageError, match="SGD's prompt must return messages"):
+        optimizer.step()
+
+
+def test_functions_of_other_arguments_are_refused_at_once() -> None:
+    with pytest.raises(errors.UsageError, match=r"prompt is called as \(instruction, ex.*, but"):
+        optim.SGD([param()], prompt=lambda instruction, how: [])  # type: ignore[arg-type,misc]
+    with pytest.raises(errors.UsageError, match=r"check is called as \(new, old, tried, data\)"):
+        optim.SGD([param()], check=lambda new: None)  # type: ignore[arg-type,misc]

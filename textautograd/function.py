@@ -39,12 +39,12 @@ class Function:
     @staticmethod
     def forward(ctx: Any, *texts: str) -> str:
         """The value."""
-        raise NotImplementedError("a Function needs a static forward(ctx, *texts)")
+        raise UsageError("a Function needs a static forward(ctx, *texts)")
 
     @staticmethod
     def backward(ctx: Any, grad: Gradient) -> Any:
         """One gradient or `None` per input."""
-        raise NotImplementedError("a Function needs a static backward(ctx, grad)")
+        raise UsageError("a Function needs a static backward(ctx, grad)")
 
     @classmethod
     def apply(cls, *inputs: TextVariable | str) -> TextVariable:

@@ -44,7 +44,11 @@ class Operation:
             raise UsageError(f"{self.name} takes {len(self.vjps)} arrays, not {len(inputs)}")
         arrays = tuple(x if isinstance(x, Array) else array(x) for x in inputs)
         values = tuple(x._value for x in arrays)
-        value = _numbers(self.forward(*values), copy=None)
+        try:
+            value = _numbers(self.forward(*values), copy=None)
+        except ValueError as error:
+            shapes = ", ".join(str(x.shape) for x in values)
+            raise UsageError(f"{self.name} of arrays of shape {shapes}: {error}") from error
         if not (is_grad_enabled() and any(x._requires_grad for x in arrays)):
             return _made(value)
         versions = tuple(x._version for x in arrays)

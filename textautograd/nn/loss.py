@@ -99,6 +99,11 @@ class Scoring(Loss):
     def forward(self, *texts: str) -> Scored:
         result = self.function(texts[0], self.target)
         match result:
+            case (bool(), _):
+                raise UsageError(
+                    "the loss function must return a number, of which 0 is perfect, and not a "
+                    "bool, which may mean either: say 0.0 if output == target else 1.0"
+                )
             case (int() | float() as loss, str(feedback)) if 0 <= loss < sys.float_info.max:
                 return Scored(feedback, float(loss))
         raise UsageError(

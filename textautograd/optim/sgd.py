@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from textautograd import dispatch
+from textautograd.calling import mismatch
 from textautograd.data.sampling import check_int
 from textautograd.engines.base import Engine, Message, Request
 from textautograd.errors import EngineError, ReplyError, UsageError
@@ -71,9 +73,14 @@ class SGD(Optimizer):
                 f"SGD: temperature must be a number above 0, as draws should differ; not "
                 f"{temperature!r}"
             )
-        for what, function in (("prompt", prompt), ("check", check)):
+        for what, function, arguments in (
+            ("prompt", prompt, {"instruction": "", "examples": [], "tried": [], "how": ""}),
+            ("check", check, {"new": "", "old": "", "tried": [], "data": []}),
+        ):
             if not callable(function):
                 raise UsageError(f"SGD: {what} must be a function, not {function!r}")
+            if why := mismatch(function, *arguments.values()):
+                raise UsageError(f"SGD: {what} is called as ({', '.join(arguments)}), but {why}")
         self.examples = examples
         self.temperature = temperature
         self.prompt = prompt
@@ -93,7 +100,7 @@ class SGD(Optimizer):
         """Draws `candidates` whole new states."""
         live = [(n, p) for n, p in zip(self.names, self.params, strict=True) if p.grad]
         for _, param in live:  # before any of them is paid for
-            check_fits(engine, FORM, lambda how: self.prompt(param.data, [], [], how))  # noqa: B023
+            check_fits(engine, FORM, lambda how: self._messages(param.data, [], [], how))  # noqa: B023
         draws = [
             (i, name, dispatch.start(self._rewrite(engine, name, param, i)))
             for i in range(self.candidates)
@@ -120,7 +127,7 @@ class SGD(Optimizer):
         old, tried = param.data, self._tried[name]
         examples, rejected = self._examples(gradient, name, candidate), tried[-4:]
         data = _data_of(gradient)
-        asked = _digest(name, self.prompt(old, examples, rejected, ""))
+        asked = _digest(name, self._messages(old, examples, rejected, ""))
         differ = self.candidates > 1 or bool(tried) or asked in self._refused
         request = Request(
             (),
@@ -130,7 +137,7 @@ class SGD(Optimizer):
         )
 
         def prompt(texts: Mapping[Key, str], how: str) -> list[Message]:
-            return self.prompt(
+            return self._messages(
                 old,
                 [_shown(example, i, texts) for i, example in enumerate(examples)],
                 [texts["tried", i, "instruction"] for i in range(len(rejected))],
@@ -154,6 +161,17 @@ class SGD(Optimizer):
             return error
         return parts["prompt"] or old
 
+    def _messages(
+        self, old: str, examples: Sequence[Feedback], tried: Sequence[str], how: str
+    ) -> list[Message]:
+        messages: Any = self.prompt(old, examples, tried, how)
+        if isinstance(messages, (list, tuple)) and messages and all(map(_is_message, messages)):
+            return list(messages)
+        raise UsageError(
+            "SGD's prompt must return messages, [{'role': 'user', 'content': 'a text'}]; it "
+            f"returned {reprlib.repr(messages)}"
+        )
+
     def _examples(self, gradient: Gradient, name: str, candidate: int) -> list[Feedback]:
         """Each candidate's own evidence: the next draw from one stream."""
         rng = random.Random(f"{self.seed} {self.steps} {name}")
@@ -166,6 +184,13 @@ class SGD(Optimizer):
             if len(chosen) == self.examples:
                 break
         return chosen
+
+
+def _is_message(message: Any) -> bool:
+    match message:
+        case {"role": str(), "content": str()}:
+            return True
+    return False
 
 
 Key = tuple[Any, ...]
