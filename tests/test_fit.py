@@ -662,13 +662,13 @@ def test_what_an_agent_or_a_loss_holds_belongs_to_the_run(tmp_path: Path) -> Non
             return super().forward(f"{self.style} {question}")
 
     class Weighted:
-        __slots__ = ("weights",)
+        __slots__ = ("weight",)
 
         def __init__(self, weight: float) -> None:
-            self.weights = {"k": weight}
+            self.weight = weight
 
         def __call__(self, output: str, target: str) -> tuple[float, str]:
-            return self.weights["k"], "x"
+            return self.weight, "x"
 
     run(Styled("A:"), Scripted(world), run_dir=tmp_path / "a")
     for style in ("B:", ["A:"], None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
 import inspect
@@ -26,9 +27,9 @@ def identity(function: Any) -> str:
 
     The digest of a function covers its code, its defaults, the values it closes over or finds in
     its module, and likewise what it calls there; that of a class its methods and constants; that of
-    an object its class and attributes. Texts, numbers, patterns and tuples of them count; lists,
-    sets and dicts of them, which can change while they are used, as an object's attributes only,
-    as they are now, and so do dataclasses. Of other objects that cannot be called the class's name
+    an object its class and attributes. Texts, numbers, patterns, tuples and dataclasses of them
+    count. What changes while it is used does not: lists, dicts and sets, and names and attributes
+    that the code assigns, as a counter is. Of other objects that cannot be called the class's name
     counts; code of other modules, or of this package, counts by name. Bytecode belongs to a Python
     version, and so does the digest.
     """
@@ -111,39 +112,37 @@ def _has_code(value: Any) -> bool:
 
 
 def _object(value: Any, seen: set[int]) -> Iterator[str]:
-    yield from _class(type(value), seen)
-    slots = (name for base in type(value).__mro__ for name, m in vars(base).items() if _is_slot(m))
+    kind = type(value)
+    yield from _class(kind, seen)
+    members = [(name, member) for base in kind.__mro__ for name, member in vars(base).items()]
+    slots = [name for name, member in members if isinstance(member, MemberDescriptorType)]
     found = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+    used = [
+        m.__code__ for name, m in members if isinstance(m, FunctionType) and name not in _MAKING
+    ]
+    changing = {"engine", "training"}.union(*map(_assigned, used))
     for name, attribute in sorted({**found, **getattr(value, "__dict__", {})}.items()):
-        if name not in ("engine", "training"):
+        if name not in changing:
             yield name
-            yield from _attribute(attribute, seen)
+            is_data = is_dataclass(attribute) and not isinstance(attribute, type)
+            yield from _once(attribute, seen, _object) if is_data else _parts(attribute, seen)
 
 
-def _is_slot(member: Any) -> bool:
-    return isinstance(member, MemberDescriptorType)
+_MAKING = ("__init__", "__new__", "__post_init__")
 
 
-def _attribute(value: Any, seen: set[int]) -> Iterator[str]:
-    """As `_parts`, and what it holds now."""
-    if is_dataclass(value) and not isinstance(value, type):
-        yield from _once(value, seen, _object)
-        return
-    if not isinstance(value, (tuple, list, dict, set, frozenset)):
-        yield from _parts(value, seen)
-        return
-    yield f"{_name(value)} of {len(value)}"
-    if id(value) in seen:
-        return  # it holds itself
-    seen.add(id(value))
-    items = value.items() if isinstance(value, dict) else value
-    parts = [repr(list(_attribute(item, seen))) for item in items]
-    yield from parts if isinstance(value, (tuple, list)) else sorted(parts)
-    seen.discard(id(value))
+def _assigned(code: CodeType) -> set[str]:
+    """The attributes and outer names that a function, or one inside it, assigns: counters, say."""
+    stores = ("STORE_ATTR", "STORE_DEREF", "STORE_GLOBAL")
+    own = {str(step.argval) for step in dis.get_instructions(code) if step.opname in stores}
+    inner = (_assigned(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return own.union(*inner)
 
 
 def _function(function: FunctionType, seen: set[int]) -> Iterator[str]:
-    for cell in function.__closure__ or ():
+    changing = _assigned(function.__code__)
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    for cell in (cell for name, cell in cells if name not in changing):
         try:
             yield from _parts(cell.cell_contents, seen)
         except ValueError:
@@ -153,7 +152,7 @@ def _function(function: FunctionType, seen: set[int]) -> Iterator[str]:
     yield from _parts(function.__code__, seen)
     yield from _parts(function.__defaults__, seen)
     yield from _parts(tuple(sorted((function.__kwdefaults__ or {}).items())), seen)
-    for name in sorted(_names(function.__code__)):
+    for name in sorted(_names(function.__code__) - changing):
         found = function.__globals__.get(name)
         if not callable(found) or getattr(found, "__module__", None) == function.__module__:
             yield name
