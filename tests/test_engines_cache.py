@@ -29,6 +29,7 @@ from textautograd.engines import (
     call_now,
 )
 from textautograd.engines._checks import finished
+from textautograd.engines._wrapper import identity_of
 from textautograd.engines.cache import Coalesced, key_of
 from textautograd.errors import BudgetExceeded
 
@@ -193,6 +194,9 @@ def test_engines_that_answer_otherwise_share_no_entry(path: Path) -> None:
 
     assert [says(Named(text)) for text in "xyx"] == ["x", "y", "x"]
     assert [says(Mine(text)) for text in "abca"] == ["a", "b", "c", "a"]
+    rotated = Mine("a")
+    rotated.api_key = "sk-new"  # type: ignore[attr-defined]
+    assert identity_of(rotated) == identity_of(Mine("a"))
 
 
 def test_all_scripted_engines_are_one_model_unless_they_say_otherwise(path: Path) -> None:

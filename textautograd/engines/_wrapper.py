@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -15,17 +16,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SECRET = re.compile("key|token|secret|password", re.IGNORECASE)
+
 
 def identity_of(engine: Engine) -> str:
     """What tells this engine's replies from another's in a cache; holds no secrets.
 
     One that does not say is known by its class and a digest of the texts among its attributes, as
-    a model's name or an address would be. Numbers and lists are often what it counts and keeps.
+    a model's name or an address would be, but for keys. Numbers and lists are often what it counts
+    and keeps.
     """
     found = getattr(engine, "identity", None)
     if isinstance(found, str) and found:
         return found
-    texts = {k: v for k, v in getattr(engine, "__dict__", {}).items() if isinstance(v, str)}
+    own = getattr(engine, "__dict__", {}).items()
+    texts = {k: v for k, v in own if isinstance(v, str) and not _SECRET.search(k)}
     name = type(engine).__qualname__
     return f"{name}#{digest(texts)[:10]}" if texts else name
 
