@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 import time
 from argparse import Namespace
 from collections import Counter
@@ -236,7 +237,7 @@ def _show(metrics: Sequence[dict[str, Any]]) -> None:
             fewer = " with fewer failures" if step["after"] >= step["before"] else ""
             change = f"accepted, gate {step['before']:.3f} → {step['after']:.3f}{fewer}"
         else:
-            change = f"no change: {step['why']}"
+            change = f"no change: {textwrap.shorten(str(step['why']), 200, placeholder=' …')}"
         failed = f", {len(step['failed'])} failures" if step["failed"] else ""
         count = f"{step['wrong']} of {step['samples']} wrong{failed}"
         print(harmless(f"step {step['step'] + 1}: {count}; {change}"))
