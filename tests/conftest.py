@@ -1,9 +1,22 @@
+import asyncio
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
+
+from textautograd.engines import LiteLLM
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share a fault server
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no deadline")
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """One loop for a file: litellm keeps its clients by loop, and is closed with it."""
+    with asyncio.Runner() as runner:
+        yield runner.get_loop()
+        runner.run(LiteLLM("openai/tiny").close())

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +100,6 @@ TABLE: dict[str, tuple[Step, type[errors.Error] | str]] = {
     "a price that is none": (usage(cost=float("nan")), "fine"),
 }
 assert len(TABLE) > 50
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    with asyncio.Runner() as runner:
-        yield runner.get_loop()
-        runner.run(LiteLLM("openai/tiny").close())
 
 
 async def no_wait(seconds: float) -> None:

@@ -68,8 +68,12 @@ def run(
 ) -> ta.History:
     agent.to(engine)
     optimizer = optim.SGD(agent.parameters(), engine=engine, candidates=candidates, seed=1)
+    return fitted(agent, optimizer, steps=steps, **options)
+
+
+def fitted(agent: Agent, optimizer: optim.SGD, **options: Any) -> ta.History:
     options = {"val": VAL, "batch_size": 4, "progress": False, **options}
-    return ta.fit(agent, TRAIN, nn.ExactMatchLoss(), optimizer, steps=steps, **options)
+    return ta.fit(agent, TRAIN, nn.ExactMatchLoss(), optimizer, **options)
 
 
 def decisions(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -698,16 +702,7 @@ def test_another_forward_or_prompt_is_another_run(tmp_path: Path) -> None:
         agent.to(engine).parameters(), engine=engine, candidates=2, seed=1, prompt=lambda *a: []
     )
     with pytest.raises(errors.UsageError, match="another run: optimizer differ"):
-        ta.fit(
-            agent,
-            TRAIN,
-            nn.ExactMatchLoss(),
-            optimizer,
-            val=VAL,
-            steps=1,
-            batch_size=4,
-            run_dir=tmp_path,
-        )
+        fitted(agent, optimizer, steps=1, run_dir=tmp_path)
 
 
 _RESUMING = """
@@ -791,16 +786,7 @@ def test_a_damaged_checkpoint_is_named_and_changes_nothing(damage: str, tmp_path
     optimizer = optim.SGD(agent.to(engine).parameters(), engine=engine, candidates=2, seed=1)
     before = optimizer.state_dict()
     with pytest.raises(errors.UsageError, match=r"checkpoint\.json is damaged \("):
-        ta.fit(
-            agent,
-            TRAIN,
-            nn.ExactMatchLoss(),
-            optimizer,
-            val=VAL,
-            steps=2,
-            batch_size=4,
-            run_dir=tmp_path,
-        )
+        fitted(agent, optimizer, steps=2, run_dir=tmp_path)
     assert agent.state_dict() == Agent().state_dict()
     assert optimizer.state_dict() == before and engine.calls == []
 
@@ -939,7 +925,8 @@ def test_what_cannot_learn_is_refused_before_anything_is_spent() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"rule": "semantic"}, "rule must be a function"),
+        ({"rule": "semantic"}, "a rule is a function"),
+        ({"rule": lambda node: None}, "a rule is called as .node, gradient, engine., but"),
         ({"loss_fn": nn.ExactMatchLoss}, r"loss function is a class: pass .* ExactMatchLoss\(\)"),
         ({"loss_fn": 3}, "loss function cannot be called"),
         ({"loss_fn": lambda output: output}, "called as .output, target., but"),

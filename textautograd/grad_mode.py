@@ -54,7 +54,9 @@ class _Mode:
 
     def __call__(self, function: F) -> F:
         if not callable(function):
-            raise UsageError(f"no_grad decorates a function, and this is none: {function!r}")
+            raise UsageError(
+                f"{type(self).__name__} decorates a function, and this is none: {function!r}"
+            )
         if inspect.isasyncgenfunction(function):
 
             @wraps(function)

@@ -11,7 +11,7 @@ from itertools import islice
 from textwrap import shorten
 from typing import Any
 
-from textautograd.backward import backward
+from textautograd.backward import as_rule, backward
 from textautograd.data.example import Example
 from textautograd.data.loader import DataLoader
 from textautograd.data.sampling import check_int
@@ -97,16 +97,16 @@ def fit(
         batch_size: samples per step, drawn without repetition in an order that `seed` fixes.
         run_dir: where checkpoints, metrics.jsonl, the states that were tried, the best one and all
             replies are kept; calling `fit` again with the same arguments resumes there.
-        budget: when it is used up, the best state so far is kept and returned.
         steps: in all: a run that has had as many already is returned as it is.
+        budget: when it is used up, the best state so far is kept and returned.
         progress: a bar, where standard error is a terminal or a notebook.
         rule, engine: as in `TextVariable.backward`.
 
     Raises:
         UsageError: arguments that cannot work, or a `run_dir` that holds another run: other code
             of agent, loss or rule (see `textautograd.identity`), other settings, engines or data.
-            SetupError: at once, such as for a call cache on a full disk: what was paid for is kept
-            in `run_dir`. The first sample's error, if all samples of a batch or of the gate fail.
+        SetupError: at once, such as for a call cache on a full disk: what was paid for is kept in
+            `run_dir`. The first sample's error, if all samples of a batch or of the gate fail.
     """
     check_int("fit", "steps", steps, at_least=0)
     given: dict[str, tuple[object, type]] = {
@@ -121,8 +121,8 @@ def fit(
     gate_set = train if val is None else examples_of(val, "fit, val")
     check_calls("fit", module, [*train, *gate_set], loss_fn)
     _check_can_learn(module, optimizer)
-    if rule is not None and not callable(rule):
-        raise UsageError(f"fit: the rule must be a function, not {type(rule).__name__}")
+    if rule is not None:
+        as_rule(rule)
     loader = DataLoader(train, batch_size, shuffle=True, seed=seed)
     answering = None if engine is None else as_engine(engine)
     history = History(state=module.state_dict())
