@@ -1,0 +1,1 @@
+"""The paper's experiments, its ablations, controls and rivals: `python -m benchmarks.paper`."""

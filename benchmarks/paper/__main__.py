@@ -1,0 +1,127 @@
+"""Runs settings, and appends a line for each that has ended.
+
+    python -m benchmarks.paper --task T --method M --model A --optimizer-model B --seed S ...
+    python -m benchmarks.paper --queue [--minutes N]       the runs of queue.json, in order
+    python -m benchmarks.paper ... --dry-run               what it would cost, without a model
+
+A line that is there is not run again. `python -m benchmarks.report` makes tables of the lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import textautograd as ta
+from benchmarks.paper import dry, lines
+from benchmarks.paper.methods import METHODS
+from benchmarks.paper.peer import theirs
+from benchmarks.paper.run import ours
+from benchmarks.paper.settings import Setting, queued
+from textautograd.engines.base import Engine
+
+RESULTS = Path(__file__).parent.parent / "results" / "paper.jsonl"
+
+
+def main(words: list[str] | None = None) -> None:
+    """The command."""
+    arguments = parser().parse_args(words)
+    if arguments.queue:
+        wanted = queued()
+    else:
+        given = {field.name: getattr(arguments, field.name) for field in fields(Setting)}
+        wanted = [Setting(**{k: v for k, v in given.items() if v is not None})]
+    if arguments.dry_run:
+        for setting in wanted:
+            print(dry.report(setting, arguments.data))
+        return
+    started = time.time()
+    for setting in wanted:
+        if time.time() - started > 60 * arguments.minutes:
+            break
+        if METHODS[setting.method].peer and arguments.peers is None:
+            continue
+        try:
+            one(setting, arguments)
+        except ta.Error as error:
+            print(f"{setting.task}, {setting.method}: {error}", file=sys.stderr, flush=True)
+            if not arguments.queue:
+                sys.exit(1)
+
+
+def one(setting: Setting, arguments: argparse.Namespace) -> None:
+    """Runs a setting whose line is missing."""
+    if lines.is_there(lines.read(arguments.results), setting.key()):
+        return
+    print(f"{time.strftime('%H:%M:%S')} {setting.task} {setting.method} {setting.seed}", flush=True)
+    api_base = arguments.api_base
+    if METHODS[setting.method].peer:
+        line = theirs(setting, arguments.data, arguments.out, api_base, arguments.peers)
+    else:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        make = partial(engine, api_base=api_base)
+        line = ours(setting, arguments.data, arguments.out / "calls.sqlite", make)
+    lines.append(arguments.results, line)
+    print(f"{time.strftime('%H:%M:%S')}   {summary(line)}", flush=True)
+
+
+def engine(name: str, max_tokens: int, api_base: str | None) -> Engine:
+    """A model by name, here or at a server."""
+    options: dict[str, Any] = {"api_base": api_base, "api_key": "ours"} if api_base else {}
+    return ta.engine(name, max_tokens=max_tokens, timeout=None, **options)
+
+
+def summary(line: lines.Line) -> str:
+    """A line of a line."""
+    before, after = (sum(line[stage]["exact"]) for stage in ("before", "after"))
+    accepted = sum(bool(step.get("accepted")) for step in line["steps"])
+    failed = f", {line['error']['type']}: {line['error']['message']}" if line["error"] else ""
+    return (
+        f"exact {before} → {after} of {len(line['after']['exact'])}, "
+        f"{accepted} of {len(line['steps'])} steps accepted, {line['seconds']} s{failed}"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command."""
+    found = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = found.add_argument
+    add("--task", default="bbh/object_counting", help="bbh/<task>, gsm8k or liar")
+    add("--method", default="sgd", choices=METHODS, metavar="METHOD", help=", ".join(METHODS))
+    add("--model", default="gpt-4o-mini", help="of the agent's calls")
+    add("--optimizer-model", default="gpt-4o", help="of backward and optimizer calls")
+    add("--seed", type=int)
+    add("--sizes", type=int, nargs=3, help="training, gate and held-out questions; 0: all others")
+    add("--steps", type=int)
+    add("--batch-size", type=int)
+    add("--examples", type=int, help="wrong samples shown to a rewrite")
+    add("--max-tokens", type=int, help="of an agent's reply")
+    add("--optimizer-max-tokens", type=int, help="of a backward or optimizer reply")
+    add("--tokens", type=int, help="end training when it has cost so many")
+    add(
+        "--reasoning",
+        action=argparse.BooleanOptionalAction,
+        help="nodes reason, then state their output (the paper's way; default)",
+    )
+    add("--queue", action="store_true", help="the runs of queue.json instead")
+    add("--minutes", type=float, default=1e9, help="start no run after so many")
+    add("--dry-run", action="store_true", help="calls, tokens and cost, by scripted replies")
+    add("--data", type=Path, required=True, help="where bbh/, gsm8k/ and liar/ are")
+    add("--api-base", help="an OpenAI-compatible server; peers need benchmarks.paper.server")
+    add("--peers", type=Path, help="the virtual environment of the peers")
+    add("--out", type=Path, default=Path("paper-runs"), help="where calls and logs are kept")
+    add("--results", type=Path, default=RESULTS, help="where lines go (benchmarks/results)")
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""What a run costs, by stage and purpose, as if it had run alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from textautograd.engines._wrapper import Wrapper
+from textautograd.engines.base import Engine, Reply, Request
+from textautograd.engines.cache import Cached, key_of
+from textautograd.errors import BudgetExceeded, IncompleteReplyError
+
+
+@dataclass
+class Tally:
+    """Calls, input and output tokens by stage ("before", "training", "after") and purpose.
+
+    Runs share a cache of calls; each still counts every call it makes once, with what it cost when
+    it was made, as it would have paid with a cache of its own.
+    """
+
+    limit: int | None = None
+    stage: str = "before"
+    found: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+
+    def add(self, purpose: str, key: str, tokens: list[int]) -> None:
+        """One call, if it is the first of its kind."""
+        if key not in self.seen:
+            self.seen.add(key)
+            counts = self.found.setdefault(self.stage, {}).setdefault(purpose, [0, 0, 0])
+            for i, more in enumerate([1, *tokens]):
+                counts[i] += more
+
+    def tokens(self, stage: str) -> int:
+        """Input and output tokens of a stage."""
+        return sum(counts[1] + counts[2] for counts in self.found.get(stage, {}).values())
+
+    def check(self) -> None:
+        """Ends training, as a budget does, when its tokens are used up."""
+        if self.stage == "training" and self.limit is not None:
+            spent = self.tokens("training")
+            if spent >= self.limit:
+                raise BudgetExceeded(f"{spent} of {self.limit} tokens are used")
+
+
+class Metered(Wrapper):
+    """Tells a tally; and takes a forward reply that was cut off at its limit as it is.
+
+    So does the reference, and so do the peers: else their wrong answers would teach them what ours
+    cannot learn from.
+    """
+
+    def __init__(self, engine: Engine, cache: Path, tally: Tally) -> None:
+        super().__init__(Cached(engine, cache))
+        self.store = self.inner.store  # type: ignore[attr-defined]
+        self.tally = tally
+
+    async def complete(self, request: Request) -> Reply:
+        self.tally.check()
+        try:
+            reply = await self.inner.complete(request)
+        except IncompleteReplyError as error:
+            return self._cut(request, error)
+        self._count(request)
+        return reply
+
+    def answer_now(self, request: Request) -> Reply | None:
+        self.tally.check()
+        try:
+            reply = super().answer_now(request)
+        except IncompleteReplyError as error:
+            return self._cut(request, error)
+        if reply is not None:
+            self._count(request)
+        return reply
+
+    def _cut(self, request: Request, error: IncompleteReplyError) -> Reply:
+        self._count(request)
+        if request.purpose != "forward":
+            raise error
+        return Reply(error.text)
+
+    def _count(self, request: Request) -> None:
+        key = key_of(self.identity, request)
+        value = self.store.get(key)
+        if value is not None:
+            self.tally.add(request.purpose, key, json.loads(value)["tokens"])

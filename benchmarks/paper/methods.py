@@ -1,0 +1,120 @@
+"""What is compared: each method as what it changes of `optim.SGD` with the joint rule and a gate.
+
+Ablation arms are made of rules and prompts that are given once to one `fit`; nothing is rebuilt
+after an accepted update, so nothing can be lost by one (the reference's arm without siblings became
+the full method there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from textautograd import optim, rules
+from textautograd.engines.base import Engine, Message
+from textautograd.gradient import Feedback, Gradient
+from textautograd.optim.gate import Gate
+from textautograd.optim.optimizer import Optimizer, StepResult
+from textautograd.prompts.quote import quote
+from textautograd.rules import Rule
+from textautograd.tape import Node
+
+Examples = Sequence[Feedback]
+
+
+class Ungated(optim.SGD):
+    """Writes the first usable candidate, whatever `fit`'s gate would say."""
+
+    def step_with(self, gate: Gate | None) -> StepResult:
+        return super().step_with(None)
+
+
+def no_gradient(node: Node, gradient: Gradient, engine: Engine | None) -> list[Gradient]:
+    """The reference's arm without gradients: every instruction is shown with inputs and output of
+    its node in wrong samples, and no feedback on them. No call."""
+    inputs = dict(zip(node.operation.names, node.inputs, strict=True))
+    inputs.pop("instruction", None)
+    seen = Feedback(NOTHING, inputs=inputs, output=str(node.output))
+    return [
+        Gradient([seen]) if name == "instruction" else gradient for name in node.operation.names
+    ]
+
+
+def everywhere(node: Node, gradient: Gradient, engine: Engine | None) -> list[Gradient]:
+    """A gradient for every instruction, of which nothing is shown: see `uninformed`. No call."""
+    return [gradient for _ in node.operation.names]
+
+
+def uninformed(
+    instruction: str, examples: Examples, tried: Sequence[str], how: str
+) -> list[Message]:
+    """Asks for a better instruction without data: an optimizer that has seen nothing."""
+    blocks = {"instruction": instruction} | {f"tried-{i}": t for i, t in enumerate(tried, 1)}
+    asked = "Write a better instruction, the prompt: clearer, and easier to follow."
+    if tried:
+        asked += " The ones that were tried did not help: write a different one."
+    return [
+        {"role": "system", "content": "You improve the instructions of language models."},
+        {"role": "user", "content": f"{quote(blocks)}\n\n{asked}\n{how}"},
+    ]
+
+
+NOTHING = "The system's final answer was wrong."
+
+
+@dataclass(frozen=True)
+class Method:
+    """`what` is said of it in the report. `gate` is "val", "train" or None; `only` the one node
+    that learns; `steps` how many at most; `peer` who runs it: (script, name there)."""
+
+    what: str
+    optimizer: type[Optimizer] = optim.SGD
+    rule: Rule | None = rules.semantic
+    gate: str | None = "val"
+    candidates: int = 1
+    only: str | None = None
+    prompt: Callable[..., list[Message]] | None = None
+    wrong_labels: bool = False
+    state_format: bool = False
+    steps: int | None = None
+    peer: tuple[str, str] | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """What the optimizer is given besides parameters, engine and seed."""
+        found: dict[str, Any] = {"candidates": self.candidates}
+        return found | ({} if self.prompt is None else {"prompt": self.prompt})
+
+
+METHODS = {
+    "start": Method("the agent as written", steps=0),
+    "format": Method("as written, with the answer's form stated", state_format=True, steps=0),
+    "sgd": Method("semantic gradient descent"),
+    # R "textgrad": Method("optim.TextGrad", optim.TextGrad, None),
+    # R "optoprime": Method("optim.OptoPrime", optim.OptoPrime, None),
+    # R "copro": Method("optim.COPRO", optim.COPRO, None),
+    "peer-textgrad": Method("TextGrad 0.1.8", peer=("with_textgrad", "textgrad")),
+    "peer-optoprime": Method("Trace 0.1.3.8, OptoPrime", peer=("with_trace", "optoprime")),
+    "peer-copro": Method("DSPy 3.4.1, COPRO", peer=("with_dspy", "copro")),
+    "peer-miprov2": Method("DSPy 3.4.1, MIPROv2", peer=("with_dspy", "miprov2")),
+    "peer-gepa": Method("DSPy 3.4.1, GEPA", peer=("with_dspy", "gepa")),
+    # controls
+    "rewrite": Method(
+        "one rewrite without data, no gate", Ungated, everywhere, None, 1, None, uninformed, steps=1
+    ),
+    "random": Method("rewrites without data, gated", rule=everywhere, prompt=uninformed),
+    "wrong-labels": Method("gradients from wrong labels", wrong_labels=True),
+    "edges": Method("one backward call per predecessor", rule=rules.textgrad),
+    "no-gate": Method("no gate", Ungated, gate=None),
+    "no-gate-5": Method("no gate, first of 5 candidates", Ungated, gate=None, candidates=5),
+    "train-gate": Method("gate on the training set", gate="train"),
+    "train-gate-5": Method("gate on the training set, 5 candidates", gate="train", candidates=5),
+    "sgd-5": Method("5 candidates", candidates=5),
+    # the LIAR ablation has these besides "edges" and "no-gate"
+    "no-gradient": Method("no gradient", rule=no_gradient),
+    "blind": Method("no neighbourhood: strictly blind", rule=rules.blind(rules.semantic)),
+    **{
+        f"only-{name}": Method(f"only the instruction of {name}", only=name)
+        for name in ("statement", "party", "job_title", "source", "state", "decide")
+    },
+}

@@ -1,0 +1,121 @@
+"""The tasks: data in disjoint parts, a graph, and how outputs are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.paper.graphs import Node, analysts, two_hints
+from textautograd import data, tasks
+from textautograd.data import Example, random_split
+from textautograd.errors import UsageError
+
+NUMBER = "Reply with the number in digits and nothing else."
+YES_NO = "Reply with Yes or No and nothing else."
+FORMATS = {  # what an answer looks like, for the control that states it and does not train
+    "bbh/boolean_expressions": "Reply with True or False and nothing else.",
+    "bbh/causal_judgement": YES_NO,
+    "bbh/navigate": YES_NO,
+    "bbh/object_counting": NUMBER,
+    "bbh/sports_understanding": "Reply with yes or no, in small letters, and nothing else.",
+    "bbh/word_sorting": "Reply with the sorted words, separated by spaces, and nothing else.",
+    "gsm8k": NUMBER,
+    "liar": YES_NO,
+}
+CHOICE = "Reply with the letter of the right option in brackets, as in (A), and nothing else."
+BINARY = ("liar",)  # whose labels are reported one by one
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A task's parts. `indices` are places in the authors' files: training, gate, held-out."""
+
+    task: str
+    train: list[Example]
+    val: list[Example]
+    test: list[Example]
+    indices: dict[str, list[int]]
+
+    @property
+    def kind(self) -> str:
+        return self.task.partition("/")[0]
+
+    def graph(self, reasoning: bool) -> list[Node]:
+        """The paper's."""
+        return analysts() if self.kind == "liar" else two_hints(reasoning)
+
+    @property
+    def format(self) -> str:
+        """What an answer looks like."""
+        return FORMATS.get(self.task, CHOICE)
+
+    @property
+    def extract(self) -> Callable[[str], str]:
+        """The output as training and the score called exact compare it with the answer: whole, but
+        for space around it; for LIAR, as in the reference, Yes if it begins so."""
+        return yes_or_no if self.kind == "liar" else str.strip
+
+    def exact(self, output: str, answer: str) -> bool:
+        return self.extract(output) == answer
+
+    def lenient(self, output: str, answer: str) -> bool:
+        """The answer is in it: the last one stated, the last choice or number."""
+        return tasks.lenient_match(output, answer)
+
+
+def yes_or_no(output: str) -> str:
+    """The reference's reading of a verdict (`data_utils/liar.py`, commit c8af252)."""
+    return "Yes" if output.strip().upper().startswith("YES") else "No"
+
+
+def load(task: str, root: Path, seed: int, sizes: tuple[int, int, int]) -> Questions:
+    """A task's questions, from its authors' files under `root`.
+
+    Where `sizes` says how many are held out, these are the same for every seed, and the seed draws
+    the others from the rest. With 0 the seed draws the others first, and all that are left are held
+    out (GSM8K and LIAR: all of the file that is meant for it).
+
+    Raises:
+        UsageError: there are fewer, or no such task. DataError: a file is missing or malformed.
+    """
+    kind, _, which = task.partition("/")
+    pool: Sequence[Example]
+    if kind == "bbh" and which:
+        pool = held_out = data.BBH(root, which)
+    elif task == "gsm8k":
+        pool, held_out = data.GSM8K(root, "train"), data.GSM8K(root, "test")
+    elif task == "liar":
+        pool, held_out = data.LIAR(root, "train"), data.LIAR(root, "valid")
+    else:
+        raise UsageError(f"there is no task {task!r}: use bbh/<task>, gsm8k or liar")
+    train, val, test = sizes
+    left = list(range(len(pool)))
+    chosen: list[int] = []
+    if test:
+        (chosen,) = random_split(range(len(held_out)), [test], seed=0)
+        if pool is held_out:
+            left = [i for i in left if i not in set(chosen)]
+    drawn = random_split(left, [train, val], seed=seed)
+    if not test:
+        taken = {*drawn[0], *drawn[1]} if pool is held_out else set()
+        chosen = [i for i in range(len(held_out)) if i not in taken]
+    return Questions(
+        task,
+        [pool[i] for i in drawn[0]],
+        [pool[i] for i in drawn[1]],
+        [held_out[i] for i in chosen],
+        {"train": drawn[0], "val": drawn[1], "test": chosen},
+    )
+
+
+def with_wrong_answers(examples: list[Example]) -> list[Example]:
+    """The same questions, each with the answer of the next example that has another one."""
+    found = []
+    for i, example in enumerate(examples):
+        later = [*examples[i + 1 :], *examples[:i]]
+        wrong = next((e.answer for e in later if e.answer != example.answer), None)
+        if wrong is None:
+            raise UsageError("all answers are the same: none can be made wrong by another")
+        found.append(Example(example.question, wrong, **example.extra))
+    return found

@@ -1,0 +1,125 @@
+"""One run of ours: before, training, after; and the line that tells of it."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import textautograd as ta
+from benchmarks.paper.graphs import Graph
+from benchmarks.paper.lines import Line
+from benchmarks.paper.metering import Metered, Tally
+from benchmarks.paper.methods import METHODS, Method
+from benchmarks.paper.questions import BINARY, Questions, load, with_wrong_answers
+from benchmarks.paper.settings import Setting
+from textautograd import nn, optim
+from textautograd.engines.base import Engine
+
+MakeEngine = Callable[[str, int], Engine]
+"""(model, tokens of a reply where a request sets no limit) → engine."""
+
+KEPT = ("step", "wrong", "failed", "before", "after", "accepted", "changes", "why", "gradients")
+
+
+def ours(setting: Setting, root: Path, cache: Path, make: MakeEngine) -> Line:
+    """Runs a setting; what was answered before is read from `cache`, so a run that was interrupted
+    goes on where it was."""
+    method = METHODS[setting.method]
+    questions = load(setting.task, root, setting.seed, setting.sizes)
+    tally = Tally(setting.tokens)
+    engine = Metered(make(setting.model, setting.max_tokens), cache, tally)
+    writer = Metered(make(setting.optimizer_model, setting.optimizer_max_tokens), cache, tally)
+    agent = Graph(questions.graph(setting.reasoning), setting.max_tokens).to(engine)
+    started = time.time()
+    initial = agent.instructions()
+    before = answers(agent, questions)
+    tally.stage = "training"
+    if method.state_format:
+        last = agent.parts[agent.nodes[-1]["name"]].instruction
+        last.data = f"{last.data} {questions.format}"
+    steps, stopped = train(setting, method, agent, questions, writer)
+    tally.stage = "after"
+    after = before if agent.instructions() == initial else answers(agent, questions)
+    return {
+        "key": setting.key(),
+        **scores(questions, before, after),
+        "indices": questions.indices,
+        "initial": initial,
+        "instructions": agent.instructions(),
+        "steps": steps,
+        "stopped": stopped,
+        "cost": tally.found,
+        "seconds": round(time.time() - started),
+        "versions": versions(),
+        "error": None,
+    }
+
+
+def train(
+    setting: Setting, method: Method, agent: Graph, questions: Questions, writer: Engine
+) -> tuple[list[dict[str, Any]], str | None]:
+    """What each step did, and why training ended early, if it did."""
+    steps = setting.steps if method.steps is None else method.steps
+    if not steps:
+        return [], None
+    parameters = dict(agent.named_parameters())
+    if method.only is not None:
+        agent.requires_grad_(False)
+        parameters = {f"parts.{method.only}.instruction": agent.parts[method.only].instruction}
+        agent.parts[method.only].requires_grad_()
+    shown = {"examples": setting.examples} if issubclass(method.optimizer, optim.SGD) else {}
+    optimizer = method.optimizer(
+        parameters.values(), engine=writer, seed=setting.seed, **shown, **method.arguments()
+    )
+    examples = questions.train
+    history = ta.fit(
+        agent,
+        with_wrong_answers(examples) if method.wrong_labels else examples,
+        nn.ExactMatchLoss(questions.extract),
+        optimizer,
+        val=(questions.val or examples) if method.gate == "val" else examples,
+        steps=steps,
+        batch_size=setting.batch_size,
+        seed=setting.seed,
+        rule=method.rule,
+        engine=writer,
+    )
+    return [{name: step[name] for name in KEPT} for step in history.metrics], history.stopped
+
+
+def answers(agent: Graph, questions: Questions) -> list[str | None]:
+    """The held-out outputs; `None` for a sample that failed."""
+    loss_fn = nn.ExactMatchLoss(questions.extract)
+    rows = ta.evaluate(agent, questions.test, loss_fn, progress=True).rows
+    return [row.output for row in rows]
+
+
+def scores(
+    questions: Questions, before: list[str | None], after: list[str | None]
+) -> dict[str, Any]:
+    """Right or wrong for each held-out question, by both scores; a failed one is wrong."""
+    found: dict[str, Any] = {}
+    for stage, outputs in (("before", before), ("after", after)):
+        pairs = [(o or "", e.answer) for o, e in zip(outputs, questions.test, strict=True)]
+        found[stage] = {
+            "exact": [int(questions.exact(*pair)) for pair in pairs],
+            "lenient": [int(questions.lenient(*pair)) for pair in pairs],
+            "failed": sum(output is None for output in outputs),
+            "outputs": [output[:200] for output, _ in pairs[:3]],
+        }
+    if questions.task in BINARY:
+        found["labels"] = [example.answer for example in questions.test]
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of what a run is made with."""
+    return {
+        "textautograd": ta.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("aiohttp", "litellm")},
+    }

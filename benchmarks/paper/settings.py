@@ -1,0 +1,64 @@
+"""What determines a run, and the runs that fit on a small machine, in the order they are made."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import inspect
+import itertools
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import textautograd.prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One run. `sizes` are training, gate and held-out questions; 0 of the last: all that are left.
+
+    `tokens` ends training when it has cost so many, of whatever step.
+    """
+
+    task: str
+    method: str
+    model: str
+    optimizer_model: str
+    seed: int = 0
+    sizes: tuple[int, int, int] = (20, 20, 0)
+    steps: int = 4
+    batch_size: int = 20
+    examples: int = 2
+    max_tokens: int = 1024
+    optimizer_max_tokens: int = 1024
+    tokens: int | None = None
+    reasoning: bool = True
+
+    def key(self) -> dict[str, Any]:
+        """Everything that determines the run: the settings, and the prompts as they are."""
+        return {**asdict(self), "sizes": list(self.sizes), "prompts": prompts_hash()}
+
+
+def prompts_hash() -> str:
+    """A digest of the code that writes prompts; comments and layout do not count."""
+    names = ["forward", "quote", "form", "semantic", "textgrad", "optimize"]
+    modules = [importlib.import_module(f"{textautograd.prompts.__name__}.{name}") for name in names]
+    modules.append(importlib.import_module("benchmarks.paper.graphs"))
+    code = "".join(ast.dump(ast.parse(inspect.getsource(module))) for module in modules)
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+def queued(path: Path = Path(__file__).parent / "queue.json") -> list[Setting]:
+    """The runs of a queue: {"common": settings, "blocks": [settings with lists of "task", "method"
+    and "seed"]}, block by block, in each seed by seed, then task by task, then method by method."""
+    queue = json.loads(path.read_text("utf-8"))
+    found = []
+    for block in queue["blocks"]:
+        given = {**queue["common"], **block}
+        lists = (given.pop("seed"), given.pop("task"), given.pop("method"))
+        given["sizes"] = tuple(given["sizes"])
+        for seed, task, method in itertools.product(*lists):
+            found.append(Setting(task, method, seed=seed, **given))
+    return found

@@ -1,0 +1,43 @@
+"""Intervals for what a few runs on a few questions show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean, and the bounds between which 1 - `alpha` of the bootstrap's draws lie."""
+
+    mean: float
+    low: float
+    high: float
+
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def interval(values: Sequence[Sequence[float]], alpha: float = 0.05) -> Interval:
+    """Of the mean of `values[seed][question]`, by the bootstrap over seeds and over questions.
+
+    Both are drawn anew, with replacement: the same questions for all seeds drawn, as every seed was
+    asked the same. For a comparison pass differences, which pairs what is compared by seed and by
+    question. With a single seed there is nothing to draw: it is about the questions alone.
+    """
+    found = np.asarray(values, dtype=float)
+    rng = np.random.default_rng(0)
+    seeds, questions = found.shape
+    picked = rng.integers(seeds, size=(DRAWS, seeds))
+    # the mean over the seeds drawn, as weights on seeds; then the same for questions
+    weights = np.zeros((DRAWS, seeds))
+    np.add.at(weights, (np.arange(DRAWS)[:, None], picked), 1 / seeds)
+    by_question = weights @ found
+    chosen = rng.integers(questions, size=(DRAWS, questions))
+    means = np.take_along_axis(by_question, chosen, axis=1).mean(axis=1)
+    low, high = np.quantile(means, [alpha / 2, 1 - alpha / 2])
+    return Interval(float(found.mean()), float(low), float(high))

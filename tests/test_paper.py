@@ -1,0 +1,322 @@
+"""`benchmarks.paper`: arms stay what they are, at the engine's seam; lines, data and costs."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import textautograd as ta
+from benchmarks import report
+from benchmarks.paper import dry, lines
+from benchmarks.paper.__main__ import main
+from benchmarks.paper.graphs import STATE, Graph, analysts, two_hints
+from benchmarks.paper.methods import METHODS
+from benchmarks.paper.questions import load, with_wrong_answers
+from benchmarks.paper.run import ours
+from benchmarks.paper.settings import Setting, queued
+from benchmarks.paper.statistics import interval
+from textautograd import engines
+from textautograd.engines.base import Reply, Request, Usage
+from textautograd.errors import UsageError
+
+FIELDS = ["statement", "job_title", "party", "state", "source"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A few rows in the authors' formats."""
+    bbh = [{"input": f"Is {i} odd?", "target": "Yes" if i % 2 else "No"} for i in range(40)]
+    (tmp_path / "bbh").mkdir()
+    (tmp_path / "bbh" / "navigate.json").write_text(json.dumps({"examples": bbh}), "utf-8")
+    (tmp_path / "liar").mkdir()
+    for split in ("train", "valid"):
+        rows = []
+        for i in range(30):
+            row = [f"{i}.json", ("true", "barely-true")[i % 2], f"Claim {split} {i}.", "taxes"]
+            row += ["who", f"job {i}", f"state {i}", f"party {i}", *"00000", f"source {i}"]
+            rows.append("\t".join(row))
+        (tmp_path / "liar" / f"{split}.tsv").write_text("\n".join(rows), "utf-8")
+    return tmp_path
+
+
+class Model:
+    """Answers wrong, until the last node's instruction has been rewritten `right` times; every
+    rewrite is another one."""
+
+    def __init__(self, right: int = 99) -> None:
+        self.seen: list[Request] = []
+        self.rewrites = 0
+        self.right = right
+
+    def __call__(self, request: Request) -> Reply:
+        self.seen.append(request)
+        return Reply(self.said(request), usage=Usage(10, 5, calls=1))
+
+    def said(self, request: Request) -> str:
+        if request.schema is None:
+            system = request.messages[0]["content"]
+            return f"Well, {len(system)} {len(request.messages[1]['content'])}."
+        names = list(request.schema["properties"])
+        if request.purpose == "optimize":
+            self.rewrites += 1
+            return json.dumps({"prompt": f"Do better, way {self.rewrites}."})
+        return json.dumps({name: f"Change {name}." for name in names})
+
+    def of(self, purpose: str) -> list[Request]:
+        return [request for request in self.seen if request.purpose == purpose]
+
+
+def run(
+    root: Path, method: str, model: Model, cache: str | None = None, **settings: Any
+) -> dict[str, Any]:
+    given = Setting(
+        "liar",
+        method,
+        "forward",
+        "writer",
+        sizes=(8, 8, 6),
+        steps=4,
+        batch_size=4,
+        **settings,
+    )
+    file = root / (cache or f"{id(model)}.sqlite")
+    return ours(given, root, file, lambda *_: engines.Scripted(model))
+
+
+class Improving(Model):
+    """Says "Yes" to more and more claims as rewrites come in, so that gates accept."""
+
+    gain = 1.2
+
+    def said(self, request: Request) -> str:
+        if request.schema is None and "<on_statement>" in request.messages[1]["content"]:
+            way = request.messages[0]["content"].partition("way ")[2].split(".")[0]
+            number = int(re.findall(r"Claim \w+ (\d+)", request.messages[1]["content"])[0])
+            return "Yes" if number % 2 == 0 and number < self.gain * int(way or 0) else "No"
+        return super().said(request)
+
+
+def accepted(line: dict[str, Any]) -> int:
+    return sum(step["accepted"] for step in line["steps"])
+
+
+def test_no_gradient_stays_without_backward_calls_through_accepted_updates(root: Path) -> None:
+    model = Improving()
+    line = run(root, "no-gradient", model)
+    assert accepted(line) >= 2
+    assert not model.of("backward")
+    for request in model.of("optimize"):
+        assert "expected output" not in request.messages[1]["content"]
+    changed = {name.split(".")[1] for step in line["steps"] for name in step["changes"]}
+    assert changed == {each["name"] for each in analysts()}
+
+
+@pytest.mark.parametrize(("method", "siblings"), [("blind", False), ("edges", True), ("sgd", True)])
+def test_who_sees_siblings_does_so_in_every_step(root: Path, method: str, siblings: bool) -> None:
+    model = Improving()
+    line = run(root, method, model)
+    assert accepted(line) >= 2
+    calls = model.of("backward")
+    assert calls
+    for request in calls:
+        text = request.messages[1]["content"]
+        shown = sum(f"<on_{name}>" in text for name in ("statement", "party", "state"))
+        assert (shown > 1) is siblings
+        assert request.schema is not None
+        asked = len(request.schema["properties"])
+        assert asked == (5 if method == "sgd" else 1)
+
+
+def test_one_instruction_alone_changes_in_every_step(root: Path) -> None:
+    for name in ("party", "decide"):
+        model = Improving()
+        model.gain = 7
+        line = run(root, f"only-{name}", model)
+        changed = {key for step in line["steps"] for key in step["changes"]}
+        assert changed <= {f"parts.{name}.instruction"}
+        assert line["initial"].keys() == line["instructions"].keys()
+        others = {key for key in line["initial"] if key != name}
+        assert all(line["initial"][key] == line["instructions"][key] for key in others)
+        assert accepted(line) >= 2 or name == "party"
+    assert len(model.of("optimize")) == 4  # one call a step
+    assert not model.of("backward")  # nothing before the last node is to learn
+
+
+def test_no_gate_accepts_every_step_and_evaluates_nothing(root: Path) -> None:
+    model = Model()
+    line = run(root, "no-gate", model)
+    assert [step["accepted"] for step in line["steps"]] == [True] * 4
+    assert all(step["before"] is None for step in line["steps"])
+
+
+def test_the_gate_of_training_questions_is_no_other(root: Path) -> None:
+    given = load("liar", root, 0, (8, 8, 6))
+    for method, part, other in (("train-gate", given.train, given.val), ("sgd", given.val, None)):
+        model = Improving()
+        run(root, method, model)
+        forward = "".join(request.messages[1]["content"] for request in model.of("forward"))
+        assert all(f"<statement>\n{e.question}\n" in forward for e in part)
+        if other:
+            assert not any(f"<statement>\n{e.question}\n" in forward for e in other)
+
+
+def test_uninformed_arms_show_no_data_and_make_no_backward_call(root: Path) -> None:
+    for method in ("rewrite", "random"):
+        model = Improving()
+        run(root, method, model)
+        assert not model.of("backward")
+        assert model.of("optimize")
+        for request in model.of("optimize"):
+            assert "Claim" not in str(request.messages)
+
+
+def test_wrong_labels_are_wrong_in_every_feedback_and_the_gate_is_right(root: Path) -> None:
+    model = Model()
+    run(root, "wrong-labels", model)
+    given = load("liar", root, 0, (8, 8, 6))
+    right = {example.question: example.answer for example in given.train}
+    told = [r.messages[1]["content"] for r in model.of("backward")]
+    assert told
+    for text in told:
+        question = next(q for q in right if f"<statement>\n{q}\n" in text)
+        assert f'The expected output is: "{right[question]}".' not in text
+        assert "The expected output is:" in text
+    for one, other in zip(given.train, with_wrong_answers(given.train), strict=True):
+        assert (one.question, one.extra) == (other.question, other.extra)
+        assert one.answer != other.answer
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m].peer is None])
+def test_every_method_runs_and_says_what_it_cost(root: Path, method: str) -> None:
+    model = Improving()
+    line = run(root, method, model, "calls.sqlite")
+    calls = sum(c[0] for purposes in line["cost"].values() for c in purposes.values())
+    tokens = [sum(c[i] for p in line["cost"].values() for c in p.values()) for i in (1, 2)]
+    assert tokens == [10 * calls, 5 * calls]
+    assert calls == len({str(request) for request in model.seen})
+    again = run(root, method, Model(), "calls.sqlite")  # all of it from the cache, at the same cost
+    assert {**again, "seconds": 0} == {**line, "seconds": 0}
+    json.dumps(line)
+
+
+def test_a_run_that_was_interrupted_goes_on_and_pays_nothing_twice(root: Path) -> None:
+    whole = run(root, "sgd", Improving())
+
+    class Failing(Improving):
+        def said(self, request: Request) -> str:
+            if len(self.seen) > 60:
+                raise KeyboardInterrupt
+            return super().said(request)
+
+    first, second = Failing(), Improving()
+    with pytest.raises(KeyboardInterrupt):
+        run(root, "sgd", first, "calls.sqlite")
+    second.rewrites = first.rewrites
+    line = run(root, "sgd", second, "calls.sqlite")
+    assert line["steps"] == whole["steps"]
+    assert line["cost"] == whole["cost"]
+    paid = {str(request) for request in first.seen[:60]}
+    assert not paid & {str(request) for request in second.seen}
+
+
+def test_training_ends_when_its_tokens_are_used(root: Path) -> None:
+    line = run(root, "sgd", Improving(), tokens=900)
+    spent = sum(c[1] + c[2] for c in line["cost"]["training"].values())
+    assert line["stopped"]
+    assert 900 <= spent < 900 + 64 * 15
+    assert len(line["steps"]) < 4
+
+
+def test_a_cut_off_answer_is_an_answer(root: Path) -> None:
+    class Cut(Model):
+        def __call__(self, request: Request) -> Reply:
+            reply = super().__call__(request)
+            return replace(reply, finish_reason="length") if request.schema is None else reply
+
+    line = run(root, "sgd", Cut())
+    assert line["after"]["failed"] == 0
+    assert [step["failed"] for step in line["steps"]] == [[]] * 4
+
+
+def test_held_out_questions_are_nobody_elses(root: Path) -> None:
+    for sizes in ((5, 5, 10), (5, 5, 0)):
+        seen = [load("bbh/navigate", root, seed, sizes) for seed in (0, 1)]
+        for found in seen:
+            used = [*found.indices["train"], *found.indices["val"], *found.indices["test"]]
+            assert len(set(used)) == len(used) == (20 if sizes[2] else 40)
+        assert seen[0].indices["train"] != seen[1].indices["train"]
+        assert (seen[0].indices["test"] == seen[1].indices["test"]) is bool(sizes[2])
+
+
+def test_nodes_reason_and_pass_their_statement_on() -> None:
+    seen: list[Request] = []
+
+    def said(request: Request) -> str:
+        seen.append(request)
+        return f"Because.\n<output statement>\nV{len(seen)}\n</output statement>"
+
+    agent = Graph(two_hints(reasoning=True), 100).to(engines.Scripted(said))
+    output = agent(question="Q?")
+    assert output.data.startswith("V")
+    assert "Because" not in seen[-1].messages[1]["content"]
+    assert all(STATE in request.messages[0]["content"] for request in seen)
+    output.backward(ta.Gradient(["Wrong."]), rule=ta.rules.none)
+    gradient = agent.parts["solve"].instruction.grad
+    assert gradient is not None
+    assert [feedback.text for feedback in gradient] == ["Wrong."]
+
+
+def test_a_line_that_was_cut_off_is_written_over(tmp_path: Path) -> None:
+    file = tmp_path / "results" / "x.jsonl"
+    lines.append(file, {"key": 1})
+    with file.open("a") as handle:
+        handle.write('{"key": 2')
+    assert lines.read(file) == [{"key": 1}]
+    lines.append(file, {"key": 3})
+    assert lines.read(file) == [{"key": 1}, {"key": 3}]
+
+
+def test_the_interval_covers_what_it_should() -> None:
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(60):
+        found = interval((rng.random((5, 40)) < 0.3).astype(float).tolist())
+        covered += found.low <= 0.3 <= found.high
+    assert covered >= 50
+    same = interval([[1.0, 0.0], [1.0, 0.0]])
+    assert same.mean == 0.5
+    assert interval([[0.0] * 5] * 3).excludes_zero() is False
+    assert interval([[1.0] * 5] * 3).excludes_zero() is True
+
+
+def test_differences_are_paired_by_seed_and_question(root: Path) -> None:
+    one, other = (run(root, "start", Model(), seed=seed) for seed in (0, 1))
+    one["after"]["exact"] = [1, 1, 1, 0, 0, 0]
+    one["before"]["exact"] = [0, 1, 1, 0, 0, 0]
+    assert report.changes([one], "exact") == [[1, 0, 0, 0, 0, 0]]
+    assert report.changes([one, other], "exact", [other]) == [[0.0] * 6]
+
+
+def test_a_dry_run_costs_what_the_run_costs(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--task", "bbh/navigate", "--data", str(root), "--sizes", "4", "4", "8"]
+    main([*words, "--steps", "2", "--batch-size", "4", "--dry-run"])
+    said = capsys.readouterr().out
+    # 2 calls a question, as both hints begin alike; then 3
+    assert "before   forward  gpt-4o-mini        16 calls" in said
+    assert "training backward gpt-4o              4 calls" in said
+    assert "training optimize gpt-4o              6 calls" in said
+    assert "in all $0." in said
+    with pytest.raises(UsageError, match="only its run tells"):
+        dry.report(Setting("bbh/navigate", "peer-gepa", "a", "b"), root)
+
+
+def test_the_queue_names_runs_that_there_are() -> None:
+    found = queued()
+    assert len({json.dumps(setting.key()) for setting in found}) == len(found)
+    assert {setting.method for setting in found} <= set(METHODS)
