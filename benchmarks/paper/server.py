@@ -1,0 +1,217 @@
+"""Local models behind one OpenAI-compatible address that meters every run.
+
+    python -m benchmarks.paper.server --model qwen2.5-coder-0.5b --model qwen2.5-coder-1.5b
+
+The API key is the name of a run, and may name a phase of it: "Bearer RUN" or "Bearer RUN/phase".
+`GET /v1/usage?run=RUN` tells calls, tokens, errors and seconds (of all calls, added up) by phase.
+So systems that know nothing of each other are counted in the same way. The body's "model" chooses
+the model; `max_tokens` is set where it is missing, so that nothing runs for ever; `n` replies are
+`n` calls, as llama.cpp makes one at a time. All else is forwarded as it came.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+MAX_TOKENS = 512
+SLOTS = 8  # requests computed at once
+CONTEXT = 3072  # tokens for each of them; one may use what the others leave
+
+
+@dataclass
+class Usage:
+    """What a phase of a run has used; seconds are those of its calls, added up."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+
+    def add(self, usage: Mapping[str, Any]) -> None:
+        """What a reply says that it took."""
+        self.input_tokens += usage.get("prompt_tokens") or 0
+        self.output_tokens += usage.get("completion_tokens") or 0
+        details = usage.get("prompt_tokens_details") or {}
+        self.cached_tokens += details.get("cached_tokens") or 0
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A model's own server: its base URL, which ends in /v1, and its key."""
+
+    url: str
+    key: str = ""
+
+
+@dataclass
+class Answer:
+    """An upstream's, good or bad."""
+
+    status: int
+    body: Any
+
+
+class Proxy:
+    """The handlers, and what was used, by run and phase."""
+
+    def __init__(self, models: Mapping[str, Upstream]) -> None:
+        self.models = models
+        self.used: dict[str, dict[str, Usage]] = {}
+        self.session: aiohttp.ClientSession
+
+    async def connected(self, app: web.Application) -> AsyncIterator[None]:
+        """The connections to the models, as long as the server runs."""
+        # llama.cpp queues what finds no slot, so neither time nor connections are limited here.
+        timeout, connector = aiohttp.ClientTimeout(total=None), aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as self.session:
+            yield
+
+    async def list_models(self, request: web.Request) -> web.Response:
+        """GET /v1/models."""
+        data = [{"id": name, "object": "model", "owned_by": "local"} for name in self.models]
+        return web.json_response({"object": "list", "data": data})
+
+    async def usage(self, request: web.Request) -> web.Response:
+        """GET /v1/usage?run=RUN."""
+        phases = self.used.get(request.query.get("run", ""), {})
+        return web.json_response({phase: asdict(used) for phase, used in phases.items()})
+
+    async def chat(self, request: web.Request) -> web.Response:
+        """POST /v1/chat/completions."""
+        run, _, phase = _key(request).partition("/")
+        used = self.used.setdefault(run, {}).setdefault(phase, Usage())
+        used.calls += 1
+        begun, failed = time.perf_counter(), True
+        try:
+            answer = await self._answer(request, used)
+            failed = answer.status != 200
+        finally:  # also where the client has gone
+            used.errors += failed
+            used.seconds += time.perf_counter() - begun
+        return web.json_response(answer.body, status=answer.status)
+
+    async def _answer(self, request: web.Request, used: Usage) -> Answer:
+        try:
+            body = await request.json()
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            return _refusal(400, "the body is no JSON object")
+        upstream = self.models.get(str(body.get("model")))
+        if upstream is None:
+            return _refusal(404, f"no model {body.get('model')!r}: {', '.join(self.models)}")
+        if body.get("stream"):
+            return _refusal(400, "replies cannot be streamed: they are metered")
+        if body.get("max_tokens") is None and body.get("max_completion_tokens") is None:
+            body["max_tokens"] = MAX_TOKENS
+        wanted = body.pop("n", None) or 1
+        if not isinstance(wanted, int):
+            return _refusal(400, f"n must be a whole number, not {wanted!r}")
+        used.calls += wanted - 1
+        answers = await asyncio.gather(*(self._ask(upstream, b) for b in _draws(body, wanted)))
+        for answer in answers:
+            if answer.status == 200:
+                used.add(answer.body.get("usage") or {})
+        return next((a for a in answers if a.status != 200), None) or _joined(answers)
+
+    async def _ask(self, upstream: Upstream, body: dict[str, Any]) -> Answer:
+        address = f"{upstream.url}/chat/completions"
+        headers = {"Authorization": f"Bearer {upstream.key}"} if upstream.key else {}
+        try:
+            async with self.session.post(address, json=body, headers=headers) as response:
+                return Answer(response.status, await response.json(content_type=None))
+        except (aiohttp.ClientError, ValueError) as error:
+            return _refusal(502, f"the model's server failed: {error}")
+
+
+def application(models: Mapping[str, Upstream]) -> web.Application:
+    """The server in front of these models."""
+    proxy = Proxy(models)
+    app = web.Application(client_max_size=2**26)
+    app.cleanup_ctx.append(proxy.connected)
+    app.router.add_post("/v1/chat/completions", proxy.chat)
+    app.router.add_get("/v1/models", proxy.list_models)
+    app.router.add_get("/v1/usage", proxy.usage)
+    return app
+
+
+def _key(request: web.Request) -> str:
+    return request.headers.get("Authorization", "").removeprefix("Bearer").strip()
+
+
+def _refusal(status: int, message: str) -> Answer:
+    return Answer(status, {"error": {"message": message, "type": "invalid_request_error"}})
+
+
+def _draws(body: dict[str, Any], wanted: int) -> list[dict[str, Any]]:
+    # With one seed for all, the replies would be one.
+    seed = body.get("seed")
+    return [body if not i or seed is None else body | {"seed": seed + i} for i in range(wanted)]
+
+
+def _joined(answers: list[Answer]) -> Answer:
+    if len(answers) == 1:
+        return answers[0]
+    choices = [choice for answer in answers for choice in answer.body["choices"]]
+    total: dict[str, int] = {}
+    for answer in answers:
+        for name, number in (answer.body.get("usage") or {}).items():
+            if isinstance(number, int):
+                total[name] = total.get(name, 0) + number
+    numbered = [choice | {"index": i} for i, choice in enumerate(choices)]
+    return Answer(200, answers[0].body | {"choices": numbered, "usage": total})
+
+
+def load(name: str, slots: int, context: int, threads: int) -> tuple[Any, Upstream]:
+    """A llama.cpp server in this process, which runs while it is referred to."""
+    from textautograd.engines.local import Local, _fetch, _parameters
+
+    engine = f"local/{name}" if name != "local" else name
+    path = Local(engine).path
+    if not path.is_file():
+        _fetch(engine, path)
+    params, make = _parameters()
+    params.model.path = str(path)
+    params.n_parallel = slots
+    params.n_ctx = slots * context  # of all slots together
+    params.kv_unified = True
+    params.fit_params = False
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.cache_ram_mib = 1024
+    params.verbosity = -1
+    key = secrets.token_urlsafe(24)
+    params.api_keys = [key]
+    params.ui = params.endpoint_slots = params.endpoint_props = False
+    server = make(params)
+    return server, Upstream(f"{server.listening_address}/v1", key)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", action="append", required=True, help="as of ta.engine: local/…")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--slots", type=int, default=SLOTS, help="requests computed at once")
+    parser.add_argument("--context", type=int, default=CONTEXT, help="tokens of each, on average")
+    parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 8))
+    given = parser.parse_args()
+    loaded = {n: load(n, given.slots, given.context, given.threads) for n in given.model}
+    models = {name: upstream for name, (_, upstream) in loaded.items()}
+    # A client that has gone is a call given up, upon which llama.cpp stops generating.
+    web.run_app(application(models), host="127.0.0.1", port=given.port, handler_cancellation=True)
+
+
+if __name__ == "__main__":
+    main()

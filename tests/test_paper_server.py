@@ -1,0 +1,122 @@
+"""The benchmarks' model server: it routes by model, and meters by run and phase."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+from aiohttp.test_utils import TestServer
+from fault_server import Faults, answer, faults, refusal
+
+from benchmarks.paper.server import MAX_TOKENS, Upstream, application
+
+MESSAGES = [{"role": "user", "content": "Hi."}]
+
+
+class Client:
+    """What a run sees of the server."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self.session, self.url = session, url
+
+    async def chat(self, key: str = "r", model: str = "a", **body: Any) -> tuple[int, Any]:
+        sent = {"model": model, "messages": MESSAGES} | body
+        headers = {"Authorization": f"Bearer {key}"}
+        address = f"{self.url}/chat/completions"
+        async with self.session.post(address, json=sent, headers=headers) as response:
+            return response.status, await response.json()
+
+    async def get(self, path: str) -> Any:
+        async with self.session.get(f"{self.url}/{path}") as response:
+            return await response.json()
+
+
+def through(use: Callable[[Client], Awaitable[Any]], **models: Faults | str) -> Any:
+    """What `use` finds behind the server in front of these models."""
+    routes = {
+        name: Upstream(up if isinstance(up, str) else up.url, f"key of {name}")
+        for name, up in models.items()
+    }
+
+    async def run() -> Any:
+        async with TestServer(application(routes)) as server, aiohttp.ClientSession() as session:
+            return await use(Client(session, str(server.make_url("/v1"))))
+
+    return asyncio.run(run())
+
+
+def test_it_routes_by_model_and_forwards_the_rest_as_it_is() -> None:
+    async def use(client: Client) -> Any:
+        extra = {"temperature": 0, "max_tokens": 3, "stop": ["x"], "unknown": {"a": [1]}}
+        return await client.chat(model="b", **extra), await client.get("models")
+
+    with faults(answer("from a")) as a, faults(answer("from b")) as b:
+        (status, reply), models = through(use, a=a, b=b)
+    assert status == 200 and reply["choices"][0]["message"]["content"] == "from b"
+    assert not a.bodies and b.paths == ["/v1/chat/completions"]
+    assert b.bodies == [
+        {"model": "b", "messages": MESSAGES, "temperature": 0, "max_tokens": 3}
+        | {"stop": ["x"], "unknown": {"a": [1]}}
+    ]
+    assert b.headers[0]["Authorization"] == "Bearer key of b"  # never the run's
+    assert [model["id"] for model in models["data"]] == ["a", "b"]
+
+
+def test_no_reply_runs_for_ever() -> None:
+    async def use(client: Client) -> None:
+        await client.chat()
+        await client.chat(max_tokens=None)
+        await client.chat(max_completion_tokens=5)
+
+    with faults(answer()) as a:
+        through(use, a=a)
+    assert [body.get("max_tokens") for body in a.bodies] == [MAX_TOKENS, MAX_TOKENS, None]
+
+
+def test_it_meters_by_run_and_phase() -> None:
+    async def use(client: Client) -> Any:
+        await client.chat("r/forward")
+        await client.chat("r/forward")
+        await client.chat("r")
+        await client.chat("other/forward")
+        return [await client.get(f"usage?run={run}") for run in ("r", "other", "none")]
+
+    with faults(answer()) as a:
+        r, other, none = through(use, a=a)
+    seconds = r["forward"].pop("seconds")
+    counts = {"input_tokens": 14, "cached_tokens": 4, "output_tokens": 6, "errors": 0}
+    assert seconds > 0 and r["forward"] == {"calls": 2, **counts}
+    assert r[""]["calls"] == 1 and r[""]["output_tokens"] == 3
+    assert set(r) == {"forward", ""} and set(other) == {"forward"} and none == {}
+
+
+def test_several_replies_are_several_calls() -> None:
+    async def use(client: Client) -> Any:
+        return await client.chat(n=3, seed=7), await client.get("usage?run=r")
+
+    with faults(lambda sent: answer(f"of seed {sent['seed']}")) as a:
+        (status, reply), usage = through(use, a=a)
+    texts = [choice["message"]["content"] for choice in reply["choices"]]
+    assert status == 200 and texts == ["of seed 7", "of seed 8", "of seed 9"]
+    assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2]
+    assert all("n" not in body for body in a.bodies)
+    assert reply["usage"]["completion_tokens"] == 9 == usage[""]["output_tokens"]
+    assert usage[""]["calls"] == 3
+
+
+def test_failures_are_forwarded_and_counted() -> None:
+    async def use(client: Client) -> Any:
+        found = [await client.chat(n=2), await client.chat(), await client.chat()]
+        found += [await client.chat(model="c"), await client.chat(model="gone")]
+        found += [await client.chat(stream=True), await client.chat(n="two")]
+        return found, await client.get("usage?run=r")
+
+    script = [answer(), refusal(400, "too long"), refusal(503, "loading"), {"cut": b""}]
+    with faults(*script) as a:
+        found, usage = through(use, a=a, gone="http://127.0.0.1:9/v1")
+    assert [status for status, _ in found] == [400, 503, 502, 404, 502, 400, 400]
+    assert found[0][1]["error"]["message"] == "too long"
+    assert usage[""]["errors"] == 7 and usage[""]["calls"] == 8
+    assert usage[""]["output_tokens"] == 3  # also of a draw whose sister failed
