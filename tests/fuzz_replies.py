@@ -2,7 +2,9 @@
 
 No reply may raise anything but a ReplyError, and what is taken must stand where a part belongs: as
 the value of its key in a JSON object that is the whole reply, or between its own tags, once, at
-the reply's end; never within the model's reasoning.
+the reply's end; never within the model's reasoning. Every hundredth goes through all of what asks
+for such a reply: a rule, the judge, the optimizer or the summary, in either mode; what arrives
+there as a gradient, loss, instruction or text must have been taken so from the last reply.
 """
 
 from __future__ import annotations
@@ -11,16 +13,27 @@ import json
 import random
 import re
 import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
+import textautograd as ta
+from textautograd import dispatch, errors, nn, optim, rules
+from textautograd.engines import Request, Scripted
 from textautograd.errors import ReplyError
+from textautograd.prompts import judge, optimize, summarise
 from textautograd.prompts.form import Form
+from textautograd.prompts.size import tokens
 
+JOINT, ONE = Form(["hint", "question"], nullable=True), Form(["hint"])
 FORMS = [
-    Form(["prompt"]),
-    Form(["hint", "question"], nullable=True),
+    optimize.FORM,
+    judge.FORM,
+    summarise.FORM,
+    JOINT,
+    ONE,
     Form(["hint", "hint-2", "hint.2"], nullable=True),
-    Form(["feedback", "score"], number="score", optional=["feedback"]),
     Form(["Ünïcode name", "a"]),
 ]
 TAGS = {name: name.replace(" ", "-") for form in FORMS for name in form.names}
@@ -101,7 +114,7 @@ def misplaced(form: Form, text: str, parts: dict[str, str | None]) -> str | None
     for name, text_ in parts.items():
         said = found[name]
         if name == form.number:
-            if float(said) != float(text_ or "nan"):
+            if not abs(float(said) - float(text_ or "nan")) < 1e-9:
                 return f"{name} is another number"
         elif text_ is None:
             plain = str(said or "").strip().strip(".!\"'").lower()
@@ -115,17 +128,93 @@ def misplaced(form: Form, text: str, parts: dict[str, str | None]) -> str | None
     return None
 
 
-def fuzz(count: int, seed: int = 0) -> int:
-    """Reads this many replies; returns how many were taken."""
-    rng, taken = random.Random(seed), 0
-    for _ in range(count):
+Model = Scripted
+Parts = dict[str, str | None]
+
+
+def of_rule(rule: Any, names: list[str]) -> Callable[[Model], Parts]:
+    """What a backward pass makes of the replies: a gradient for each name, or none."""
+
+    def ask(model: Model) -> Parts:
+        inputs = {name: ta.TextVariable(f"the {name}", requires_grad=True) for name in names}
+        output = nn.LLM("Solve it.", engine=Scripted(lambda request: "wrong"))(**inputs)
+        with warnings.catch_warnings(record=True) as failures:
+            warnings.simplefilter("always")
+            output.backward("Say right.", rule=rule, engine=model)
+        if failures:
+            raise ReplyError(str(failures[0].message))
+        return {name: x.grad[0].text if x.grad else None for name, x in inputs.items()}
+
+    return ask
+
+
+def of_judge(model: Model) -> Parts:
+    """What a judge's loss is."""
+    loss = nn.JudgeLoss("criterion", engine=model)("an output")
+    return {"feedback": str(loss) or None, "score": repr(1 - loss.item())}
+
+
+def of_optimizer(model: Model) -> Parts:
+    """The instruction that a step leaves."""
+    parameter = nn.Parameter("the old one", name="p")
+    parameter.grad = "Say right."  # type: ignore[assignment]
+    step = optim.SGD([parameter], engine=model)
+    step.step()
+    if parameter.data == "the old one":
+        raise ReplyError("left alone")
+    return {"prompt": parameter.data}
+
+
+def of_summary(model: Model) -> Parts:
+    """What a text that is too long becomes."""
+    request, text = Request((), purpose="backward"), "a long text " * 50
+    call = summarise._shorter(model, request, 4000, "output", text, tokens(text) - 1)
+    return {"summary": dispatch.wait(dispatch.start(call))}
+
+
+ASKING: list[tuple[Form, Callable[[Model], Parts]]] = [
+    (JOINT, of_rule(rules.semantic, ["hint", "question"])),
+    (ONE, of_rule(rules.textgrad, ["hint"])),
+    (judge.FORM, of_judge),
+    (optimize.FORM, of_optimizer),
+    (summarise.FORM, of_summary),
+]
+
+
+def through(form: Form, ask: Callable[[Model], Parts], rng: random.Random) -> bool:
+    """Whether something arrived where a model sends such replies, and arrived rightly."""
+    replies: list[str] = []
+
+    def answer(request: Request) -> str:
+        replies.append(mutated(reply(form, rng), rng))
+        return replies[-1]
+
+    model = Scripted(answer)
+    model.structured = rng.choice(["schema", "tagged"])  # type: ignore[attr-defined]
+    try:
+        parts = ask(model)
+    except (ReplyError, errors.IncompleteReplyError):
+        return False
+    wrong = misplaced(form, replies[-1], parts)
+    assert wrong is None, (wrong, form, replies[-1], parts)
+    return True
+
+
+def fuzz(count: int, seed: int = 0) -> Counter[str]:
+    """Reads this many replies; returns how many were taken, by what is asked for."""
+    rng, taken = random.Random(seed), Counter[str]()
+    for i in range(count):
+        if i % 100 == 0:
+            form, ask = ASKING[i // 100 % len(ASKING)]
+            taken[f"{', '.join(form.names)}, used"] += through(form, ask, rng)
+            continue
         form = rng.choice(FORMS)
         text = mutated(reply(form, rng), rng)
         try:
             parts = form.parse(text)
         except ReplyError:
             continue
-        taken += 1
+        taken[", ".join(form.names)] += 1
         assert list(parts) == list(form.names)
         wrong = misplaced(form, text, parts)
         assert wrong is None, (wrong, form, text, parts)
@@ -134,4 +223,7 @@ def fuzz(count: int, seed: int = 0) -> int:
 
 if __name__ == "__main__":
     number = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    print(f"{number} replies, of which {fuzz(number)} were taken, each from its proper place")
+    found = fuzz(number)
+    print(f"{number} replies, of which {found.total()} were taken, each from its proper place:")
+    for what, times in sorted(found.items()):
+        print(f"{times:7} {what}")

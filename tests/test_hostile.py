@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz_replies import fuzz
+from fuzz_replies import ASKING, FORMS, fuzz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_prompts import blocks_of
@@ -189,4 +189,6 @@ def test_what_stands_before_the_parts_is_the_models_own(reply: str) -> None:
 
 
 def test_mutated_replies_are_refused_or_taken_from_their_proper_place() -> None:
-    assert fuzz(5000, seed=1) > 200
+    taken = fuzz(10_000, seed=1)
+    assert taken.total() > 200
+    assert len(taken) == len(FORMS) + len(ASKING) and all(taken.values()), taken
