@@ -230,8 +230,8 @@ MUTATIONS = [
     Mutation(
         "a neighbour is left out of the joint prompt",
         "prompts/semantic.py",
-        "for name, block in _blocks(inputs).items()}",
-        "for name, block in [*_blocks(inputs).items()][:1]}",
+        "zip(_blocks(tuple(inputs)), inputs.values(), strict=True)",
+        "zip(_blocks(tuple(inputs))[:1], inputs.values(), strict=False)",
         "rules",
     ),
     Mutation(

@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 
 _NOT_IN_A_TAG = re.compile(r"[^\w-]")
 
@@ -13,17 +14,19 @@ def quote(blocks: Mapping[str, str]) -> str:
     Where a text contains one of the tags used, all tags of this prompt get a number that no text
     contains (`<hint-2>`), so no text can close its own block or open a neighbour's.
     """
-    named = tags(blocks)
+    names, texts = tuple(blocks), tuple(blocks.values())
     number = 1
-    if any(["<" in text for text in blocks.values()]):
-        everything = "\n".join(blocks.values()).lower()
-        taken = {n for tag in named.values() for n in _numbers(tag.lower(), everything)}
+    if any(["<" in text for text in texts]):
+        everything = "\n".join(texts).lower()
+        taken = {n for tag in _tags(names) for n in _numbers(tag.lower(), everything)}
         number = next(n for n in itertools.count(1) if n not in taken)
-    suffix = f"-{number}" if number > 1 else ""
-    return "\n\n".join(
-        f"<{named[name]}{suffix}>\n{text}\n</{named[name]}{suffix}>"
-        for name, text in blocks.items()
-    )
+    return _layout(names, f"-{number}" if number > 1 else "") % texts
+
+
+@lru_cache(maxsize=256)  # every call of a program has the same few names
+def _layout(names: tuple[str, ...], suffix: str) -> str:
+    """The quoted blocks of these names, with `%s` for each text."""
+    return "\n\n".join(f"<{tag}{suffix}>\n%s\n</{tag}{suffix}>" for tag in _tags(names))
 
 
 def _numbers(tag: str, text: str) -> Iterator[int]:
@@ -37,7 +40,12 @@ def _numbers(tag: str, text: str) -> Iterator[int]:
 
 def tags(names: Iterable[str]) -> dict[str, str]:
     """Names as they can stand in tags (`question.1` → `question-1`), each different."""
-    found: dict[str, str] = {}
+    names = tuple(names)
+    return dict(zip(names, _tags(names), strict=True))
+
+
+def _tags(names: tuple[str, ...]) -> list[str]:
+    found: list[str] = []
     used: set[str] = set()
     for name in names:
         plain = _NOT_IN_A_TAG.sub("-", name) or "text"
@@ -46,5 +54,5 @@ def tags(names: Iterable[str]) -> dict[str, str]:
             number += 1
             tag = f"{plain}-{number}"
         used.add(tag.lower())
-        found[name] = tag
+        found.append(tag)
     return found

@@ -1,6 +1,7 @@
 """The joint backward prompt: one call, all of its inputs, how should each have been different?"""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from textautograd.engines.base import Message
 from textautograd.prompts.quote import quote
@@ -27,7 +28,7 @@ def semantic(
 ) -> list[Message]:
     """Messages that ask how each input in `asked` should change."""
     blocks = step(task, inputs, output, feedback)
-    names = ", ".join(shown_as(asked, inputs))
+    names = ", ".join(shown_as(tuple(asked), tuple(inputs)))
     question = f"How should each of these inputs change: {names}?"
     return [
         {"role": "system", "content": SYSTEM},
@@ -37,24 +38,26 @@ def semantic(
 
 def step(task: str, inputs: Mapping[str, str], output: str, feedback: str) -> dict[str, str]:
     """One call as quoted blocks."""
-    named = {block: inputs[name] for name, block in _blocks(inputs).items()}
+    named = dict(zip(_blocks(tuple(inputs)), inputs.values(), strict=True))
     return {"task": task, **named, "output": output, "feedback": feedback}
 
 
-def shown_as(names: Sequence[str], inputs: Mapping[str, str]) -> list[str]:
-    """Inputs' names, and what their blocks are called where that differs."""
-    blocks = _blocks(inputs)
-    return [n if blocks[n] == n else f"{n} (shown as {blocks[n]})" for n in names]
+@lru_cache(maxsize=256)
+def shown_as(asked: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Some of a step's inputs by name, and what their blocks are called where that differs."""
+    blocks = dict(zip(names, _blocks(names), strict=True))
+    return tuple([n if blocks[n] == n else f"{n} (shown as {blocks[n]})" for n in asked])
 
 
-def _blocks(inputs: Mapping[str, str]) -> dict[str, str]:
+@lru_cache(maxsize=256)  # every call of a program has the same few names
+def _blocks(names: tuple[str, ...]) -> tuple[str, ...]:
     """An input with the name of another block is called `input-…`."""
-    found: dict[str, str] = {}
+    found: list[str] = []
     taken = {"task", "output", "feedback"}
-    for name in inputs:
+    for name in names:
         block = name
-        while block in taken or (block != name and block in inputs):
+        while block in taken or (block != name and block in names):
             block = f"input-{block}"
-        found[name] = block
+        found.append(block)
         taken.add(block)
-    return found
+    return tuple(found)

@@ -22,7 +22,7 @@ def textgrad(
 ) -> list[Message]:
     """Messages that ask for feedback on the one input `variable`."""
     shown = quote(step(task, inputs, output, feedback))
-    (name,) = shown_as([variable], inputs)
+    (name,) = shown_as((variable,), tuple(inputs))
     question = f"The variable is {name}. Give feedback on it."
     return [
         {"role": "system", "content": SYSTEM},
