@@ -237,8 +237,8 @@ MUTATIONS = [
     Mutation(
         "the joint reply's parts go to the wrong slots",
         "rules.py",
-        "pulled[slot] = _about(node, slot, parts[node.operation.names[slot]])",
-        "pulled[slot] = _about(node, slot, parts[names[-1 - asked.index(slot)]])",
+        "pulled[slot] = step.about(slot, parts[step.names[slot]])",
+        "pulled[slot] = step.about(slot, parts[names[-1 - asked.index(slot)]])",
         "rules",
     ),
     Mutation(

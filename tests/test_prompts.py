@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -302,7 +303,7 @@ def test_any_reply_is_understood_or_refused(reply: str, names: list[str]) -> Non
 def filled(
     engine: Any, form: Form, check: Callable[[Any], str | None] = lambda parts: None
 ) -> dict[str, str | None]:
-    request = Request((), purpose="backward", temperature=0.0)
+    request = partial(Request, purpose="backward", temperature=0.0)
     result: dict[str, str | None] = dispatch.wait(
         dispatch.start(
             fill_in(engine, form, lambda how: [{"role": "user", "content": how}], request, check)

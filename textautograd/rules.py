@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from functools import partial
 from typing import Any
 
 from textautograd import dispatch
@@ -35,12 +36,7 @@ def none(node: Node, gradient: Gradient, engine: Engine | None = None) -> Pulled
     As in the paper, an instruction's gradient is this triple of its own node; the optimizer reads
     it. Every rule here starts from it.
     """
-    inputs = dict(zip(node.operation.names, node.inputs, strict=True))
-    instruction = inputs.pop("instruction", None)
-    if instruction is None or not gradient:
-        return [None] * len(node.predecessors)
-    about = Gradient([Feedback(said(gradient), inputs=inputs, output=str(node.output))])
-    return [about if name == "instruction" else None for name in node.operation.names]
+    return _Step(node, gradient).pulled()
 
 
 async def semantic(node: Node, gradient: Gradient, engine: Engine | None) -> Pulled:
@@ -53,22 +49,22 @@ async def semantic(node: Node, gradient: Gradient, engine: Engine | None) -> Pul
     Raises:
         ReplyError: if the reply cannot be used, also when asked again.
     """
-    pulled = none(node, gradient)
-    asked = _asked(node, gradient)
+    step = _Step(node, gradient)
+    pulled, asked = step.pulled(), step.asked()
     if not asked:
         return pulled
     engine = engine or default_engine()
-    task, inputs = _task_and_inputs(node)
-    names = [node.operation.names[slot] for slot in asked]
+    task = step.task()
+    names = [step.names[slot] for slot in asked]
     form = Form(names, nullable=True)
 
     def prompt(texts: Shown, how: str) -> list[Message]:
         return semantic_prompt(task, *_unpacked(texts), names, how)
 
-    texts = await fitted(engine, form, _BACKWARD, _packed(inputs, node, gradient), prompt)
+    texts = await fitted(engine, form, _BACKWARD, step.texts(), prompt)
     parts = await fill_in(engine, form, lambda how: prompt(texts, how), _BACKWARD)
     for slot in asked:
-        pulled[slot] = _about(node, slot, parts[node.operation.names[slot]])
+        pulled[slot] = step.about(slot, parts[step.names[slot]])
     return pulled
 
 
@@ -78,27 +74,27 @@ async def textgrad(node: Node, gradient: Gradient, engine: Engine | None) -> Pul
     Sibling texts are visible in it; what it lacks is joint attribution and siblings as variables
     that could be asked to change instead.
     """
-    pulled = none(node, gradient)
-    asked = _asked(node, gradient)
+    step = _Step(node, gradient)
+    pulled, asked = step.pulled(), step.asked()
     if not asked:
         return pulled
     llm = engine or default_engine()
-    task, inputs = _task_and_inputs(node)
+    task = step.task()
 
     def prompt(texts: Shown, name: str, how: str) -> list[Message]:
         return textgrad_prompt(task, *_unpacked(texts), name, how)
 
     async def one(slot: int) -> Gradient | None:
-        name = node.operation.names[slot]
+        name = step.names[slot]
         parts = await fill_in(llm, Form([name]), lambda how: prompt(texts, name, how), _BACKWARD)
-        return _about(node, slot, parts[name])
+        return step.about(slot, parts[name])
 
-    longest = max((node.operation.names[slot] for slot in asked), key=len)
+    longest = max((step.names[slot] for slot in asked), key=len)
     texts = await fitted(
         llm,
         Form([longest]),
         _BACKWARD,
-        _packed(inputs, node, gradient),
+        step.texts(),
         lambda texts, how: prompt(texts, longest, how),
     )
     calls = [dispatch.start(one(slot)) for slot in asked]
@@ -197,39 +193,61 @@ def said(gradient: Gradient) -> str:
     return listed(list(dict.fromkeys([f.text for f in gradient.distinct()])))
 
 
-_BACKWARD = Request((), purpose="backward", temperature=0.0)
-
-
-def _asked(node: Node, gradient: Gradient) -> list[int]:
-    """The slots that a call must be made for."""
-    if not gradient:
-        return []
-    return [
-        slot
-        for slot, (name, p) in enumerate(zip(node.operation.names, node.predecessors, strict=True))
-        if p.requires_grad and name != "instruction"
-    ]
-
-
-def _task_and_inputs(node: Node) -> tuple[str, dict[str, str]]:
-    inputs = dict(zip(node.operation.names, node.inputs, strict=True))
-    task = inputs.pop("instruction", "") or node.operation.task
-    return "\n\n".join(part for part in (task, node.operation.output_format) if part), inputs
+_BACKWARD = partial(Request, purpose="backward", temperature=0.0)
 
 
 Shown = Mapping[tuple[str, ...], str]
 
 
-def _packed(inputs: Mapping[str, str], node: Node, gradient: Gradient) -> Shown:
-    """What a prompt shows of a step besides the task: all of it may be summarised."""
-    packed: dict[tuple[str, ...], str] = {("input", n): text for n, text in inputs.items()}
-    return packed | {("output",): str(node.output), ("feedback",): said(gradient)}
+class _Step:
+    """What a rule reads of a node and of the gradient on it, each once."""
+
+    __slots__ = ("feedback", "inputs", "instruction", "names", "node")
+
+    def __init__(self, node: Node, gradient: Gradient) -> None:
+        self.node = node
+        self.names: tuple[str, ...] = node.operation.names
+        self.inputs: dict[str, str] = dict(zip(self.names, node.inputs, strict=True))
+        self.instruction = self.inputs.pop("instruction", None)
+        self.feedback = said(gradient) if gradient else None
+
+    def pulled(self) -> Pulled:
+        """What `none` returns."""
+        if self.instruction is None or self.feedback is None:
+            return [None] * len(self.names)
+        about = Feedback(self.feedback, inputs=self.inputs, output=str(self.node.output))
+        return [Gradient([about]) if name == "instruction" else None for name in self.names]
+
+    def asked(self) -> list[int]:
+        """The slots that a call must be made for."""
+        if self.feedback is None:
+            return []
+        return [
+            slot
+            for slot, (name, p) in enumerate(zip(self.names, self.node.predecessors, strict=True))
+            if p.requires_grad and name != "instruction"
+        ]
+
+    def task(self) -> str:
+        operation = self.node.operation
+        parts = (self.instruction or operation.task, operation.output_format)
+        return "\n\n".join([part for part in parts if part])
+
+    def texts(self) -> Shown:
+        """What a prompt shows of a step besides the task: all of it may be summarised."""
+        packed: dict[tuple[str, ...], str]
+        packed = {("input", name): text for name, text in self.inputs.items()}
+        packed[("output",)] = str(self.node.output)
+        packed[("feedback",)] = self.feedback or ""
+        return packed
+
+    def about(self, slot: int, text: str | None) -> Gradient | None:
+        """The gradient of a slot that was asked about."""
+        if text is None:
+            return None
+        return Gradient([Feedback(text, output=str(self.node.inputs[slot]))])
 
 
 def _unpacked(texts: Shown) -> tuple[dict[str, str], str, str]:
     inputs = {key[1]: text for key, text in texts.items() if key[0] == "input"}
     return inputs, texts[("output",)], texts[("feedback",)]
-
-
-def _about(node: Node, slot: int, text: str | None) -> Gradient | None:
-    return None if text is None else Gradient([Feedback(text, output=str(node.inputs[slot]))])

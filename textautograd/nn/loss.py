@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from textautograd.calling import mismatch
 from textautograd.engines import as_engine, default_engine
@@ -156,7 +157,7 @@ class Judge(Loss):
             self.engine,
             FORM,
             lambda how: judge(self.criterion, texts[0], self.target, how),
-            Request((), purpose="judge", temperature=0.0),
+            partial(Request, purpose="judge", temperature=0.0),
             lambda parts: (
                 None if parts["feedback"] or parts["score"] == "1.0" else "'feedback' is empty"
             ),

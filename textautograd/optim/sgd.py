@@ -7,6 +7,7 @@ import math
 import random
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -129,8 +130,8 @@ class SGD(Optimizer):
         data = _data_of(gradient)
         asked = _digest(name, self._messages(old, examples, rejected, ""))
         differ = self.candidates > 1 or bool(tried) or asked in self._refused
-        request = Request(
-            (),
+        request = partial(
+            Request,
             purpose="optimize",
             temperature=self.temperature if differ else 0.0,
             sample=self.seed * 10**6 + self.steps * 10**3 + candidate if differ else 0,

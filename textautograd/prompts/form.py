@@ -8,7 +8,7 @@ import json
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from textautograd.engines.ask import ask
@@ -67,11 +67,9 @@ class Form:
         Raises:
             ReplyError: says what is wrong with it.
         """
-        body = _THINKING.sub("", reply, count=1).strip()
-        if _THINKING_BEGINS.match(body):
-            raise ReplyError("it ends within its reasoning")
-        fenced = _FENCE.fullmatch(body)
-        bare = fenced[1].strip() if fenced else body
+        bare = reply.strip()
+        if not bare.startswith("{"):
+            bare = _bare(reply)
         parts = self._from_json(bare) if bare.startswith("{") else self._from_tags(bare)
         return {name: self._part(name, parts[name]) for name in self.names}
 
@@ -132,17 +130,27 @@ class Form:
         return text or None
 
 
+def _bare(reply: str) -> str:
+    """A reply without the reasoning before it and the fence around it."""
+    body = _THINKING.sub("", reply, count=1).strip()
+    if _THINKING_BEGINS.match(body):
+        raise ReplyError("it ends within its reasoning")
+    fenced = _FENCE.fullmatch(body)
+    return fenced[1].strip() if fenced else body
+
+
 async def fill_in(
     engine: Engine,
     form: Form,
     messages: Callable[[str], list[Message]],
-    request: Request,
+    request: Callable[..., Request],
     check: Callable[[Mapping[str, str | None]], str | None] = lambda parts: None,
 ) -> dict[str, str | None]:
     """Asks for a form and parses it; asks once more where the reply cannot be used.
 
     `messages(how)` makes the prompt around the sentence that asks for the form; `check` may object
-    to a well-formed reply by returning why. `request` carries purpose and sampling.
+    to a well-formed reply by returning why. `request(messages, schema=…)` makes the request, with
+    its purpose and sampling.
 
     Raises:
         ReplyError: after the second reply; EngineError from the calls themselves.
@@ -156,10 +164,11 @@ async def fill_in(
         schema = form.schema() if structured == "schema" else None
         room = None if limit is None else limit - size(prompt, schema)
         prompt = prompt + _once_more(rejected, objection, room)
+        asking = request(prompt, schema=schema)
         if limit is not None:
-            check_size(size(prompt, schema), limit, f"the {request.purpose} prompt")
+            check_size(size(prompt, schema), limit, f"the {asking.purpose} prompt")
         try:
-            reply = await ask(engine, replace(request, messages=prompt, schema=schema))
+            reply = await ask(engine, asking)
             replies += 1
             rejected = reply.text
             parts = form.parse(reply.text)
@@ -176,7 +185,7 @@ async def fill_in(
         except ReplyError as error:
             objection = str(error)
     raise ReplyError(
-        f"the model's {request.purpose} reply cannot be used, also when asked again: {objection}. "
+        f"the model's {asking.purpose} reply cannot be used, also when asked again: {objection}. "
         f"It began: {rejected[:200]!r}"
     )
 

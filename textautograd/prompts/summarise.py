@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from textautograd import dispatch
@@ -60,7 +60,11 @@ def check_fits(engine: Engine, form: Form, prompt: Callable[[str], list[Message]
 
 
 async def fitted(
-    engine: Engine, form: Form, request: Request, texts: Mapping[Key, str], prompt: Prompt[Key]
+    engine: Engine,
+    form: Form,
+    request: Callable[..., Request],
+    texts: Mapping[Key, str],
+    prompt: Prompt[Key],
 ) -> Mapping[Key, str]:
     """The texts, those that are longer than their share of the engine's limit summarised.
 
@@ -100,10 +104,10 @@ async def fitted(
 
 
 async def _shorter(
-    engine: Engine, request: Request, limit: int, name: str, text: str, share: int
+    engine: Engine, request: Callable[..., Request], limit: int, name: str, text: str, share: int
 ) -> str:
     """A text in at most `share` tokens: level by level, each part in one call."""
-    request = replace(request, temperature=0.0, sample=0)
+    request = partial(request, temperature=0.0, sample=0)
     frame = reserve(limit) + _size(FORM, lambda how: summarise(name, "", limit, how))
     check_size(frame + LEAST, limit, "a prompt that summarises")
 
