@@ -4,7 +4,7 @@ Anything with `async def complete(request) -> Reply` is an engine.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 Message = Mapping[str, str]
@@ -66,7 +66,7 @@ class Reply:
 
     text: str
     finish_reason: str = "stop"
-    usage: Usage = field(default_factory=lambda: Usage(calls=1))
+    usage: Usage = Usage(calls=1)
     cached: bool = False
 
 

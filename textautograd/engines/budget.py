@@ -143,11 +143,12 @@ class Metered(Wrapper):
         return reply
 
     def answer_now(self, request: Request) -> Reply | None:
-        if getattr(self.inner, "answer_now", None) is None:
+        answer = getattr(self.inner, "answer_now", None)
+        if answer is None:
             return None
         held = _Hold(request)
         try:
-            reply = super().answer_now(request)
+            reply: Reply | None = answer(request)
             if reply is not None:
                 a_reply(reply, self.inner)
         except BaseException as error:
