@@ -59,14 +59,14 @@ MUTATIONS = [
     Mutation(
         "a slot is dropped where a variable is used twice",
         "tape.py",
-        "if gradient is not None and predecessor in self:",
-        "if gradient is not None and predecessor in {*self} - {*predecessors[:slot]}:",
+        "if gradient is not None and predecessor in self._index:",
+        "if gradient is not None and predecessor in {*self} - {*node.predecessors[:slot]}:",
         WALK,
     ),
     Mutation(
         "a contribution overwrites those before it",
         "tape.py",
-        "self._contributions.setdefault(predecessor, []).append((index, slot, gradient))",
+        "self._contributions[predecessor].append((index, slot, gradient))",
         "self._contributions[predecessor] = [(index, slot, gradient)]",
         WALK,
     ),
@@ -80,7 +80,7 @@ MUTATIONS = [
     Mutation(
         "a variable does not wait for all of its successors",
         "tape.py",
-        "if not self._waiting[predecessor]:",
+        "if not waiting[predecessor]:",
         "if predecessor in self._contributions:",
         WALK,
     ),
@@ -108,7 +108,7 @@ MUTATIONS = [
     Mutation(
         "what a None leaves behind is pruned, whatever else leads there",
         "tape.py",
-        "                self._release(variable)\n            else:",
+        "                self._release(self._nodes[variable])\n            else:",
         "                pass\n            else:",
         WALK,
     ),

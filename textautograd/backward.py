@@ -287,7 +287,7 @@ def _free(walk: Walk) -> None:
 def _as_asked(node: Node, walk: Walk) -> Node:
     """The node as its rule sees it: what this walk does not lead to is a constant."""
     slots = node.predecessors
-    if all(p in walk or not p.requires_grad for p in slots):
+    if not [p for p in slots if p not in walk and p.requires_grad]:
         return node
     slots = tuple(p if p in walk else p.detach() for p in slots)  # type: ignore[attr-defined]
     return Node(

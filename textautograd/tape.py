@@ -8,6 +8,7 @@ construction, and what several successors send is added up once, in a fixed orde
 is pulled: for text a rule is not linear, so *combine first, pull once* is part of the meaning.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from operator import add, itemgetter
@@ -117,21 +118,25 @@ class Walk:
         ends = None if towards is None else frozenset(towards)
         self._nodes = order = _successors_first([variable for variable, _ in seeds], ends)
         self._index = {variable: i for i, variable in enumerate(order)}
-        self._waiting = dict.fromkeys(order, 0)
-        for variable in order:
-            for predecessor in self._visited(variable):
-                self._waiting[predecessor] += 1
-        self._ends = {v for v in ends or () if v in self and not [*self._visited(v)]}
-        self._contributions: dict[Vertex, list[tuple[int, int, Gradient]]] = {}
+        self._waiting = waiting = dict.fromkeys(order, 0)
+        for node in order.values():
+            for predecessor in node.predecessors if node else ():
+                if predecessor in waiting:
+                    waiting[predecessor] += 1
+        for variable in ends or ():
+            node = order.get(variable)
+            if node and not any([p in waiting for p in node.predecessors]):
+                order[variable] = None
+        self._contributions: dict[Vertex, list[tuple[int, int, Gradient]]] = defaultdict(list)
         for slot, (variable, gradient) in enumerate(seeds):
-            if variable in self:
-                self._contributions.setdefault(variable, []).append((-1, slot, gradient))
-        self._complete = [variable for variable in order if not self._waiting[variable]]
+            if variable in order:
+                self._contributions[variable].append((-1, slot, gradient))
+        self._complete = [variable for variable, count in waiting.items() if not count]
         self._handed_out: set[Vertex] = set()
 
     def node(self, variable: Vertex) -> Node | None:
         """What is to be pulled for a variable: nothing for a leaf, nor where the walk ends."""
-        return None if variable in self._ends else self._nodes[variable]
+        return self._nodes[variable]
 
     def is_active(self) -> bool:
         """Whether there is anything left to hand out or to be done."""
@@ -148,7 +153,7 @@ class Walk:
             variable = self._complete.pop()
             contributions = self._contributions.pop(variable, None)
             if contributions is None:
-                self._release(variable)
+                self._release(self._nodes[variable])
             else:
                 contributions.sort(key=_in_program_order)
                 found.append((variable, reduce(add, [c[2] for c in contributions])))
@@ -164,27 +169,25 @@ class Walk:
         """
         if variable not in self._handed_out:
             raise GraphError(f"{variable!r} was not handed out, or is done already")
-        node = self.node(variable)
-        predecessors = node.predecessors if node else ()
+        node = self._nodes[variable]
         if node:
             node.check_arity(pulled)
+            index = self._index[variable]
+            for slot, (predecessor, gradient) in enumerate(
+                zip(node.predecessors, pulled, strict=True)
+            ):
+                if gradient is not None and predecessor in self._index:
+                    self._contributions[predecessor].append((index, slot, gradient))
         self._handed_out.remove(variable)
-        index = self._index[variable]
-        for slot, (predecessor, gradient) in enumerate(zip(predecessors, pulled, strict=True)):
-            if gradient is not None and predecessor in self:
-                self._contributions.setdefault(predecessor, []).append((index, slot, gradient))
-        self._release(variable)
+        self._release(node)
 
-    def _release(self, variable: Vertex) -> None:
-        for predecessor in self._visited(variable):
-            self._waiting[predecessor] -= 1
-            if not self._waiting[predecessor]:
-                self._complete.append(predecessor)
-
-    def _visited(self, variable: Vertex) -> Iterator[Vertex]:
-        """The slots of a variable that this walk passes on to."""
-        node = self._nodes[variable]
-        return (p for p in node.predecessors if p in self._index) if node else iter(())
+    def _release(self, node: Node | None) -> None:
+        waiting = self._waiting
+        for predecessor in node.predecessors if node else ():
+            if predecessor in waiting:
+                waiting[predecessor] -= 1
+                if not waiting[predecessor]:
+                    self._complete.append(predecessor)
 
     def __contains__(self, variable: Vertex) -> bool:
         return variable in self._index
