@@ -5,14 +5,17 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from textautograd.calling import mismatch
 from textautograd.data.example import Example
 from textautograd.data.sampling import check_dataset, item
-from textautograd.engines.base import Usage
+from textautograd.engines import use_engine
+from textautograd.engines.base import Engine, Usage
 from textautograd.engines.budget import Budget
+from textautograd.engines.default import chosen_engine
 from textautograd.errors import Error, RunError, UsageError
 from textautograd.grad_mode import no_grad
 from textautograd.mapping import map as map_
@@ -83,8 +86,8 @@ def evaluate(
     closure.
 
     Args:
-        executor: where samples run, instead of threads here; module, state and examples are sent
-            to it, and what it spends is not counted here.
+        executor: where samples run, instead of threads here; module, state, examples and the
+            context's engine are sent to it, and what it spends is not counted here.
         progress: a bar, where standard error is a terminal or a notebook.
 
     Raises:
@@ -213,7 +216,10 @@ def _rows_of(
     bar: Progress,
 ) -> list[Row]:
     try:
-        futures = [executor.submit(_remote, *agent, example, loss_fn) for example in examples]
+        engine = chosen_engine()
+        futures = [
+            executor.submit(_remote, *agent, engine, example, loss_fn) for example in examples
+        ]
         for future in futures:
             future.add_done_callback(lambda _: bar.update())
         return [future.result() for future in futures]
@@ -227,11 +233,15 @@ def _rows_of(
 
 
 def _remote(
-    module: Module, state: dict[str, str], example: Example, loss_fn: Callable[..., TextVariable]
+    module: Module,
+    state: dict[str, str],
+    engine: Engine | None,
+    example: Example,
+    loss_fn: Callable[..., TextVariable],
 ) -> Row:
     named = {f"module.{name}": text for name, text in state.items()}
     try:
-        with no_grad():
+        with no_grad(), nullcontext() if engine is None else use_engine(engine):
             return functional_call(  # type: ignore[no-any-return]
                 _Outcome(module), named, example, loss_fn
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from textautograd.errors import SetupError
 from textautograd.files import as_path
@@ -16,7 +16,7 @@ _BUSY_TIMEOUT = 30.0  # seconds to wait for another process's write
 
 
 class Store:
-    """A file of keys and texts. Opened on first use, and anew in a forked child.
+    """A file of keys and texts. Opened on first use, and anew in another process.
 
     Raises:
         SetupError: the file cannot be used; names it and the way out.
@@ -28,6 +28,9 @@ class Store:
         self._inherited: list[Connection] = []
         self._process = os.getpid()
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store, (self.path,)
 
     def get(self, key: str) -> str | None:
         with self._locked():

@@ -88,11 +88,15 @@ class Wrapper:
 
 
 class PerLoop(Generic[T]):
-    """A value for each event loop, made on first use there."""
+    """A value for each event loop, made on first use there. What is sent to another process has
+    none yet."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._values: dict[AbstractEventLoop, T] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PerLoop, (self._make,)
 
     def here(self) -> T:
         """The running loop's value."""

@@ -52,9 +52,14 @@ def use_engine(value: str | Engine) -> Iterator[Engine]:
         _default.reset(token)
 
 
+def chosen_engine() -> Engine | None:
+    """The context's engine, if one was chosen."""
+    return _default.get()
+
+
 def default_engine() -> Engine:
     """The context's engine, else the one that TEXTAUTOGRAD_MODEL names, else "local"."""
-    chosen = _default.get()
+    chosen = chosen_engine()
     if chosen is not None:
         return chosen
     return as_engine(os.environ.get("TEXTAUTOGRAD_MODEL", "").strip() or "local")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
@@ -68,9 +69,13 @@ def engine(
             kept. The agent's own calls are not concerned.
         temperature, max_tokens, top_p, seed, stop: used where a request leaves them open.
 
+    By pickle it is sent to another process as this call. So a key that was given here goes with it,
+    and the environment's does not: it is read again there.
+
     Raises:
         UsageError: an unknown option, or a value that cannot work.
     """
+    given = {option: value for option, value in locals().items() if option != "unknown"}
     if unknown:
         raise UsageError(_no_such_option(next(iter(unknown))))
     name = model_name(name).strip()
@@ -107,7 +112,7 @@ def engine(
     stack: Engine = Coalesced(Retrying(Limited(raw, max_concurrency), max_attempts))
     if cache:
         stack = Cached(stack, _users_cache() if cache is True else cache)
-    return Named(stack, f"engine({name!r}{place})", sampling, max_input_tokens)
+    return Named(stack, f"engine({name!r}{place})", sampling, max_input_tokens, given)
 
 
 class Named(Wrapper):
@@ -118,12 +123,17 @@ class Named(Wrapper):
         inner: Engine,
         name: str,
         sampling: Mapping[str, Any],
-        max_input_tokens: int | None = None,
+        max_input_tokens: int | None,
+        given: Mapping[str, Any],
     ) -> None:
         super().__init__(inner)
         self.name = name
         self.sampling = dict(sampling)
         self._max_input_tokens = max_input_tokens
+        self._given = given
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(engine, **self._given), ()
 
     @property
     def max_input_tokens(self) -> int | None:

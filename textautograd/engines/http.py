@@ -37,7 +37,7 @@ class HTTP(Provider):
     `api_base` ends where `/chat/completions` begins. `timeout` is in seconds, for one call. A pool
     of connections is kept for each event loop; it closes with the loop, or by `close`. Proxies are
     those of the environment. Redirects are not followed: key and prompts go to no other address
-    than the one given.
+    than the one given. Another process can be sent one by pickle, with its key.
     """
 
     def __init__(
@@ -56,9 +56,10 @@ class HTTP(Provider):
             self._headers["Authorization"] = f"Bearer {self._key}"
         if self._address.has_login and self._key is not None:
             raise UsageError("give either api_key= or a login in api_base=, not both")
-        self._pools: PerLoop[_Pool] = PerLoop(
-            lambda: _Pool(self._address.endpoint, self._headers, self.timeout)
-        )
+        self._pools = PerLoop(self._pool)
+
+    def _pool(self) -> _Pool:
+        return _Pool(self._address.endpoint, self._headers, self.timeout)
 
     @property
     def api_base(self) -> str:

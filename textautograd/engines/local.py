@@ -153,6 +153,9 @@ class Local:
     def __deepcopy__(self, memo: dict[int, Any]) -> Local:
         return self  # a handle, as a device is
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_http": None}  # another process has a server of its own
+
     def __repr__(self) -> str:
         return f"Local({self._name!r})"
 

@@ -35,13 +35,10 @@ class Retrying(Wrapper):
     ) -> None:
         if quantity(max_wait) is None:
             raise UsageError(f"max_wait must be seconds of at least 0, not {max_wait!r:.80}")
-        import random
-
         super().__init__(metered(inner))
         self.max_attempts = whole("max_attempts", max_attempts)
         self.max_wait = max_wait
         self._sleep = sleep
-        self._random = random.Random()  # its own: the user's seeded generator stays as it is
 
     async def complete(self, request: Request) -> Reply:
         try:
@@ -86,10 +83,13 @@ class Retrying(Wrapper):
             raise
 
     def _wait(self, state: RetryCallState) -> float:
+        import random
+
         error = state.outcome.exception() if state.outcome else None
         asked = getattr(error, "retry_after", None) or 0.0
         longest = min(self.max_wait, 2.0 ** (state.attempt_number - 1))
-        return asked + self._random.uniform(0.0, longest)
+        # No state: the user's seeded generator stays as it is, forked processes do not wait alike.
+        return asked + random.SystemRandom().uniform(0.0, longest)
 
 
 def _is_worth_it(error: BaseException) -> bool:
