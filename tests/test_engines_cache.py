@@ -216,13 +216,13 @@ def test_any_text_is_kept_as_it_is(path: Path, text: str) -> None:
 
 NO_REPLIES: list[Any] = [
     *("", "{", "null", "7", "[]", '{"text": 1}', b"\xff\xfe", None, 7, 2.5, "[" * 100_000),
-    '{"text": "", "finish_reason": "stop"}',
-    '{"text": " \\n\\t", "finish_reason": "stop"}',
-    '{"text": "half", "finish_reason": "abort"}',
-    '{"text": "withheld", "finish_reason": "content_filter"}',
-    '{"text": "x", "finish_reason": 3}',
+    '{"text": "", "finish_reason": "stop", "tokens": [1, 1]}',
+    '{"text": " \\n\\t", "finish_reason": "stop", "tokens": [1, 1]}',
+    '{"text": "half", "finish_reason": "abort", "tokens": [1, 1]}',
+    '{"text": "withheld", "finish_reason": "content_filter", "tokens": [1, 1]}',
+    '{"text": "x", "finish_reason": 3, "tokens": [1, 1]}',
     '{"text": "x"}',
-    '{"text": ["x"], "finish_reason": "stop"}',
+    '{"text": ["x"], "finish_reason": "stop", "tokens": [1, 1]}',
     '["text", "finish_reason"]',
 ]
 
@@ -326,7 +326,9 @@ def test_another_process_that_writes_is_waited_for(path: Path) -> None:
     ways(counting(), path, ask("first"))
     writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     writer.execute("BEGIN IMMEDIATE")
+    writer.execute("INSERT INTO replies VALUES ('half', 'written')")
     engine = Cached(counting(), path)
+    assert call_now(engine, ask("first")).cached  # type: ignore[union-attr]
     end = threading.Timer(0.1, writer.commit)
     end.start()
     assert call_now(engine, ask("second")).text == "reply 1"  # type: ignore[union-attr]

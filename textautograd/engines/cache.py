@@ -16,6 +16,7 @@ from textautograd.engines._wrapper import PerLoop, Wrapper
 from textautograd.engines.base import Engine, Reply, Request, Usage
 from textautograd.engines.budget import metered
 from textautograd.errors import BudgetExceeded, EngineError, IncompleteReplyError
+from textautograd.identity import digest
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -58,7 +59,7 @@ class Cached(Wrapper):
         await super().close()
 
     def _found(self, key: str, request: Request) -> Reply | None:
-        reply = _read(self.store.get(key), request)
+        reply = self._stored(key, request)
         return reply and finished(replace(reply, usage=Usage(), cached=True), request)
 
     def _kept(self, key: str, request: Request, reply: Reply) -> Reply:
@@ -84,14 +85,18 @@ class Cached(Wrapper):
                 "text": reply.text,
                 "finish_reason": reply.finish_reason,
                 "tokens": [reply.usage.input_tokens, reply.usage.output_tokens],
+                "digest": _digest(key, reply.text, reply.finish_reason),
             }
         )
         if self.store.add(key, value):
             return reply
-        first = _read(self.store.get(key), request)
+        first = self._stored(key, request)
         if first is None:
             self.store.replace(key, value)
         return first or reply
+
+    def _stored(self, key: str, request: Request) -> Reply | None:
+        return _read(key, self.store.get(key), request)
 
 
 class Coalesced(Wrapper):
@@ -200,14 +205,22 @@ def _plain(value: Any) -> Any:
     return dict(value) if hasattr(value, "keys") else list(value)
 
 
-def _read(value: str | None, request: Request) -> Reply | None:
+def _digest(key: str, text: str, finish_reason: str) -> str:
+    """What a damaged file does not hold for a damaged reply, nor for that of another request."""
+    return digest((key, text, finish_reason))[:16]
+
+
+def _read(key: str, value: str | None, request: Request) -> Reply | None:
     """A stored value, or `None` for one that was not to be kept: then it is asked for anew."""
     try:
         entry = json.loads(value or "null")
         text, finish_reason = entry["text"], entry["finish_reason"]
+        is_old = entry.keys() == {"text", "finish_reason", "tokens"}
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     if not isinstance(text, str) or not isinstance(finish_reason, str):
+        return None
+    if not is_old and entry.get("digest") != _digest(key, text, finish_reason):
         return None
     reply = Reply(text, finish_reason)
     if finish_reason in AT_LIMIT:
