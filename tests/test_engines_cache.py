@@ -199,6 +199,27 @@ def test_engines_that_answer_otherwise_share_no_entry(path: Path) -> None:
     assert identity_of(rotated) == identity_of(Mine("a"))
 
 
+class Counting:
+    """Remembers how often it was asked."""
+
+    def __init__(self, model: str, temperature: float) -> None:
+        self.model, self.temperature = model, temperature
+        self.asked, self.max_tokens = 0, 5
+
+    async def complete(self, request: Request) -> Reply:
+        self.asked += 1
+        return Reply(f"{self.model} at {self.temperature}")
+
+
+def test_numbers_tell_engines_apart_but_what_they_count_does_not(path: Path) -> None:
+    engines = [Counting("m", 0.0), Counting("m", 1.0), Counting("n", 1.0)]
+    for _ in range(2):
+        said = [asyncio.run(call(Cached(engine, path), ask())).text for engine in engines]
+        assert said == ["m at 0.0", "m at 1.0", "n at 1.0"]
+    assert [engine.asked for engine in engines] == [1, 1, 1]
+    assert identity_of(engines[1]) == identity_of(Counting("m", 1.0))
+
+
 def test_all_scripted_engines_are_one_model_unless_they_say_otherwise(path: Path) -> None:
     first, second = Scripted(lambda request: "x"), Scripted(lambda request: "y")
     texts = [asyncio.run(call(Cached(engine, path), ask())).text for engine in (first, second)]

@@ -112,15 +112,12 @@ def _has_code(value: Any) -> bool:
 
 
 def _object(value: Any, seen: set[int]) -> Iterator[str]:
-    kind = type(value)
+    kind: type = type(value)
     yield from _class(kind, seen)
     members = [(name, member) for base in kind.__mro__ for name, member in vars(base).items()]
     slots = [name for name, member in members if isinstance(member, MemberDescriptorType)]
     found = {name: getattr(value, name) for name in slots if hasattr(value, name)}
-    used = [
-        m.__code__ for name, m in members if isinstance(m, FunctionType) and name not in _MAKING
-    ]
-    changing = {"engine", "training"}.union(*map(_assigned, used))
+    changing = {"engine", "training"} | assigned_by(kind)
     for name, attribute in sorted({**found, **getattr(value, "__dict__", {})}.items()):
         if name not in changing:
             yield name
@@ -129,6 +126,16 @@ def _object(value: Any, seen: set[int]) -> Iterator[str]:
 
 
 _MAKING = ("__init__", "__new__", "__post_init__")
+
+
+@functools.lru_cache(256)
+def assigned_by(kind: type) -> frozenset[str]:
+    """The attributes that the methods of a class assign, but for those that make an object."""
+    members = [member for base in kind.__mro__ for member in vars(base).items()]
+    used = [
+        m.__code__ for name, m in members if isinstance(m, FunctionType) and name not in _MAKING
+    ]
+    return frozenset().union(*map(_assigned, used))
 
 
 def _assigned(code: CodeType) -> set[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from textautograd.engines._checks import is_engine
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.errors import UsageError
-from textautograd.identity import digest
+from textautograd.identity import assigned_by, digest
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -22,17 +22,22 @@ _SECRET = re.compile("key|token|secret|password", re.IGNORECASE)
 def identity_of(engine: Engine) -> str:
     """What tells this engine's replies from another's in a cache; holds no secrets.
 
-    One that does not say is known by its class and a digest of the texts among its attributes, as
-    a model's name or an address would be, but for keys. Numbers and lists are often what it counts
-    and keeps.
+    One that does not say is known by its class and a digest of the texts and numbers among its
+    attributes, such as a model's name or a temperature, but for keys, and for numbers that its own
+    methods assign: what it counts.
     """
     found = getattr(engine, "identity", None)
     if isinstance(found, str) and found:
         return found
-    own = getattr(engine, "__dict__", {}).items()
-    texts = {k: v for k, v in own if isinstance(v, str) and not _SECRET.search(k)}
+    changing = assigned_by(type(engine))
+    own = {
+        name: value
+        for name, value in getattr(engine, "__dict__", {}).items()
+        if isinstance(value, str) or (isinstance(value, (int, float)) and name not in changing)
+        if not _SECRET.search(name)
+    }
     name = type(engine).__qualname__
-    return f"{name}#{digest(texts)[:10]}" if texts else name
+    return f"{name}#{digest(own)[:10]}" if own else name
 
 
 class Wrapper:
