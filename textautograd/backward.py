@@ -206,7 +206,9 @@ def _run(
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
 
-    async def ask(node: Node, gradient: Gradient, heard: list[str]) -> Sequence[Gradient | None]:
+    async def ask(
+        node: Node, gradient: Gradient, heard: Sequence[str]
+    ) -> Sequence[Gradient | None]:
         try:
             pulled = await node.operation.pull(_as_asked(node, walk), gradient, rule, engine)
             if detects:
@@ -223,10 +225,10 @@ def _run(
         return pulled  # type: ignore[no-any-return]
 
     def pull(node: Node, gradient: Gradient) -> Any:
-        heard: list[str] = []
         if node.operation.is_opaque:
             if not detects:
-                return dispatch.start(ask(node, gradient, heard))
+                return dispatch.start(ask(node, gradient, ()))
+            heard: list[str] = []
             context = contextvars.copy_context()
             context.run(listening.set, heard)
             return context.run(dispatch.start, ask(node, gradient, heard))
@@ -236,7 +238,7 @@ def _run(
                 node.check_arity(pulled)
                 _refuse_flaws(node, gradient, pulled)
         except Exception as error:
-            explain(error, node, gradient, heard)
+            explain(error, node, gradient, ())
             raise
         return pulled
 

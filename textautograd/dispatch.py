@@ -330,8 +330,9 @@ def drive(
     `pull` returns the gradients, or a `Pending` for them. It is called in the caller's thread, as
     are hooks; only what waits for a model is on the loop.
     """
-    finished: SimpleQueue[tuple[Vertex, Pending]] = SimpleQueue()
-    flying: set[Pending] = set()
+    finished: SimpleQueue[Pending] = SimpleQueue()
+    put = finished.put
+    flying: dict[Pending, Vertex] = {}
     try:
         while walk.is_active():
             for variable, gradient in walk.ready():
@@ -339,14 +340,13 @@ def drive(
                 node = walk.node(variable)
                 pulled = pull(node, gradient) if node else ()
                 if isinstance(pulled, Pending) and not pulled.done():
-                    flying.add(pulled)
-                    pulled.add_done_callback(lambda p, v=variable: finished.put((v, p)))  # type: ignore[misc]
+                    flying[pulled] = variable
+                    pulled.add_done_callback(put)
                 else:
                     walk.done(variable, wait(pulled))
             if walk.is_waiting():
-                variable, pending = finished.get()
-                flying.remove(pending)
-                walk.done(variable, wait(pending))
+                pending = finished.get()
+                walk.done(flying.pop(pending), wait(pending))
     finally:
         for pending in flying:
             pending.has_reader = True
@@ -390,7 +390,7 @@ class _Loop:
     ) -> None:
         task = self.loop.create_task(coroutine, context=context)
         self.running.add(task)
-        task.add_done_callback(partial(self._finish, pending))
+        task.add_done_callback(partial(self._finish, pending), context=context)
 
     def _finish(self, pending: Pending, task: asyncio.Task[Any]) -> None:
         self.running.discard(task)

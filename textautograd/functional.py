@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from textautograd import rules
@@ -159,10 +159,10 @@ class Opaque(Operation):
         super().__init__(names)
         self.engine = engine
 
-    async def pull(
+    def pull(
         self, node: Node, gradient: Gradient, rule: rules.Rule | None, engine: Engine | None
-    ) -> list[Gradient | None]:
-        return await rules.follow(rule or rules.semantic, node, gradient, engine or self.engine)
+    ) -> Coroutine[Any, Any, rules.Pulled]:
+        return rules.follow(rule or rules.semantic, node, gradient, engine or self.engine)
 
     def without_rule(self, node: Node, gradient: Gradient) -> list[Gradient | None]:
         return rules.none(node, gradient)

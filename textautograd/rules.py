@@ -9,7 +9,7 @@ else the one of the node's forward call; `None` for a tool, which has none.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from copy import copy
 from functools import partial
 from typing import Any
@@ -54,18 +54,18 @@ async def semantic(node: Node, gradient: Gradient, engine: Engine | None) -> Pul
     if not asked:
         return pulled
     engine = engine or default_engine()
-    task = step.task()
-    names = [step.names[slot] for slot in asked]
+    names = tuple([step.names[slot] for slot in asked])
     form = Form(names, nullable=True)
-
-    def prompt(texts: Shown, how: str) -> list[Message]:
-        return semantic_prompt(task, *_unpacked(texts), names, how)
-
+    prompt = partial(_semantic_prompt, step.task(), names)
     texts = await fitted(engine, form, _BACKWARD, step.texts(), prompt)
-    parts = await fill_in(engine, form, lambda how: prompt(texts, how), _BACKWARD)
+    parts = await fill_in(engine, form, partial(prompt, texts), _BACKWARD)
     for slot in asked:
         pulled[slot] = step.about(slot, parts[step.names[slot]])
     return pulled
+
+
+def _semantic_prompt(task: str, names: Sequence[str], texts: Shown, how: str) -> list[Message]:
+    return semantic_prompt(task, *_unpacked(texts), names, how)
 
 
 async def textgrad(node: Node, gradient: Gradient, engine: Engine | None) -> Pulled:
@@ -141,14 +141,21 @@ class blind:
         return f"blind({getattr(self.rule, '__name__', self.rule)})"
 
 
-async def follow(rule: Rule, node: Node, gradient: Gradient, engine: Engine | None) -> Pulled:
+def follow(
+    rule: Rule, node: Node, gradient: Gradient, engine: Engine | None
+) -> Coroutine[Any, Any, Pulled]:
     """What a rule returns, checked. Users' plain functions never run on the loop.
 
     Raises:
         GraphError: if it is not one gradient, str or `None` per predecessor.
     """
     if rule in (semantic, textgrad) or isinstance(rule, blind):
-        return await rule(node, gradient, engine)
+        found: Coroutine[Any, Any, Pulled] = rule(node, gradient, engine)
+        return found
+    return _follow(rule, node, gradient, engine)
+
+
+async def _follow(rule: Rule, node: Node, gradient: Gradient, engine: Engine | None) -> Pulled:
     pulled = await dispatch.in_thread(rule, node, gradient, engine)
     if inspect.isawaitable(pulled):
         await dispatch.on_loop()

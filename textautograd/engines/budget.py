@@ -116,6 +116,8 @@ class Metered(Wrapper):
 
     async def complete(self, request: Request) -> Reply:
         prices = [budget.price(self.inner) for budget in _active.get() if budget.usd is not None]
+        if not prices:
+            return await self._charged(request)
         # in one order for all, so that no two wait for one another
         return await self._in_turn(request, sorted(prices, key=id))
 
