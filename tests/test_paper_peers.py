@@ -1,0 +1,319 @@
+"""The peers' scripts: jobs, prompts, sizes; and the peers themselves where they are installed.
+
+TEXTAUTOGRAD_PEERS names the virtual environment that `benchmarks/timed/peers.txt` was installed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from fault_server import Faults, answer, faults, refusal
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.paper.graphs import analysts, node, two_hints
+from benchmarks.paper.peers import sizes
+from benchmarks.paper.peers.job import Chat, Example, Job, Node, Record, Spent, revert, told
+from benchmarks.paper.server import Upstream, application
+from textautograd.prompts.forward import forward
+
+PEERS = os.environ.get("TEXTAUTOGRAD_PEERS")
+ROOT = Path(__file__).parent.parent
+EXAMPLES = [{"fields": {"question": f"What is {i}?"}, "answer": "42"} for i in range(8)]
+JOB: dict[str, Any] = {
+    "graph": two_hints(reasoning=False),
+    "train": EXAMPLES[:4],
+    "val": EXAMPLES[4:6],
+    "test": EXAMPLES[6:],
+    "model": "small",
+    "optimizer_model": "large",
+    "api_base": "http://127.0.0.1:9/v1",
+    "run": "r",
+    "max_tokens": 128,
+    "optimizer_max_tokens": 512,
+    "seed": 0,
+    "batch_size": 2,
+    "steps": 2,
+    "tokens": None,
+    "gate": True,
+    "score": "exact",
+}
+
+
+def job(place: Path, **changes: Any) -> Job:
+    (place / "job.json").write_text(json.dumps(JOB | changes))
+    return Job.load(place / "job.json")
+
+
+@contextmanager
+def metered(script: Any) -> Iterator[tuple[str, Faults]]:
+    """The metering server in front of canned replies: its URL, and what was asked."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def run(work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(30)
+
+    with faults(script) as up:
+        models = {name: Upstream(up.url) for name in ("small", "large")}
+        runner = web.AppRunner(application(models), handler_cancellation=True)
+        run(runner.setup())
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        run(site.start())
+        assert site._server is not None
+        port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        try:
+            yield f"http://127.0.0.1:{port}/v1", up
+        finally:
+            run(runner.cleanup())
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+
+PIECES = ["<", "/", "hint", "_1", ">", "-", "2", "1", "\n", "x"]
+texts = st.lists(st.sampled_from(PIECES)).map("".join)
+
+
+@given(texts, texts, st.sampled_from(["", "Be short."]), st.sampled_from([None, "One word."]))
+def test_a_node_is_asked_as_ours_is(one: str, two: str, told_to: str, form: str | None) -> None:
+    given_ = Node("solve", told_to, form, {"question": "question", "hint_1": "@hint_1"})
+    sent: list[Any] = []
+
+    class Kept(Chat):
+        def __call__(self, phase: str, messages: Any, **more: Any) -> str:
+            sent.append(messages)
+            return ""
+
+    Kept(None).node("forward", given_, told_to, {"hint": one, "hint_1": two})  # type: ignore[arg-type]
+    assert sent == [forward(told_to, {"hint": one, "hint_1": two}, form)]
+
+
+def test_a_reply_that_states_its_output_is_worth_what_it_states() -> None:
+    reasons = two_hints(reasoning=True)[0]
+    plain = node("solve", "Solve it.", None, {})
+    reply = (
+        "I see. <output statement> 4\n</output statement> Or <output statement>5</output statement>"
+    )
+    assert Node(**reasons).value(reply) == "5" and Node(**reasons).value("so 4") == "so 4"
+    assert Node(**plain).value(reply) == reply
+
+
+def test_outputs_follow_the_graph_and_calls_are_counted_by_phase(tmp_path: Path) -> None:
+    def said(body: dict[str, Any]) -> Any:
+        return answer(f"<{body['messages'][-1]['content'].count('<')}>")
+
+    with metered(said) as (url, up):
+        told_of = job(tmp_path, api_base=url)
+        chat = Chat(told_of)
+        found = chat.evaluate("before", told_of.instructions(), told_of.test)
+        assert found == ["<8>", "<8>"]
+        assert chat.outputs("forward", told_of.instructions(), told_of.test) == found  # no calls
+        chat("optimize", [{"role": "user", "content": "Write."}], response_format={"type": "x"})
+        assert told_of.used() == {"before": 40, "optimize": 10}  # the two hints ask the same
+    hint, solve, write = up.bodies[0], up.bodies[-2], up.bodies[-1]
+    assert (hint["model"], hint["max_tokens"], hint["temperature"]) == ("small", 128, 0)
+    assert "<hint_1>\n<2>\n</hint_1>" in solve["messages"][-1]["content"]
+    assert (write["model"], write["max_tokens"]) == ("large", 512)
+    assert write["response_format"] == {"type": "x"}
+
+
+def test_a_held_out_question_that_fails_leaves_no_output(tmp_path: Path) -> None:
+    with metered(refusal(400, "too long")) as (url, _):
+        told_of = job(tmp_path, api_base=url)
+        assert Chat(told_of).evaluate("after", told_of.instructions(), told_of.test) == [None, None]
+        with pytest.raises(RuntimeError, match=r"400.*too long"):
+            Chat(told_of).score(told_of.instructions(), told_of.val)
+
+
+def test_training_ends_when_its_tokens_are_used_up(tmp_path: Path) -> None:
+    with metered(answer()) as (url, up):
+        told_of = job(tmp_path, api_base=url, tokens=20)
+        chat = Chat(told_of)
+        chat.evaluate("before", told_of.instructions(), told_of.test)  # is not training
+        calls = len(up.bodies)
+        for i in range(2):
+            chat("backward", [{"role": "user", "content": f"Why {i}?"}])
+        with pytest.raises(Spent, match="20 of 20 tokens"):
+            chat("forward", [{"role": "user", "content": "Which?"}])
+        chat("backward", [{"role": "user", "content": "Why 0?"}])  # is known
+        chat.evaluate("after", told_of.instructions(), told_of.val)  # is not training either
+    assert sum("Why" in str(body) for body in up.bodies) == 2 and calls
+
+
+def test_a_step_that_scores_less_is_undone(tmp_path: Path) -> None:
+    def said(body: dict[str, Any]) -> Any:
+        return answer("no" if "Bad." in body["messages"][0]["content"] else "42")
+
+    with metered(said) as (url, _):
+        told_of = job(tmp_path, api_base=url)
+        start = told_of.instructions()
+        record, chat = Record(start), Chat(told_of)
+        assert revert(chat, record, {**start, "solve": "Bad."}, 1.0) == (False, 1.0)
+        assert record.instructions == start
+        other = {**start, "solve": "As good."}
+        assert revert(chat, record, other, 1.0) == (True, 1.0) and record.instructions == other
+
+
+def test_batches_are_drawn_by_the_seed(tmp_path: Path) -> None:
+    def drawn(**changes: Any) -> list[list[Example]]:
+        return list(job(tmp_path, **changes).batches())
+
+    epoch = drawn(steps=2)
+    assert sorted(e.fields["question"] for batch in epoch for e in batch) == [
+        f"What is {i}?" for i in range(4)
+    ]
+    assert drawn(steps=2) == epoch and len(drawn(steps=5)) == 5
+    assert any(drawn(seed=seed) != epoch for seed in range(1, 5))
+
+
+def test_answers_are_compared_as_ours_are(tmp_path: Path) -> None:
+    exact, verdict = job(tmp_path), job(tmp_path, graph=analysts(), score="yes_or_no")
+    assert exact.right(" 42\n", "42") and not exact.right("42.", "42")
+    assert verdict.right(" yes, it is", "Yes") and verdict.right("It is.", "No")
+    assert exact.feedback("41", "42") == 'The expected output is: "42".'
+    assert exact.feedback("42", "42") == "The output is correct."
+
+
+def test_an_error_is_told_without_a_path() -> None:
+    try:
+        json.loads("{")
+    except ValueError as failure:
+        found = told(failure)
+    assert found["type"] == "JSONDecodeError" and "Expecting" in found["message"]
+    assert "decoder.py" in found["where"][-1] and os.sep not in str(found["where"])
+
+
+@given(
+    st.integers(1, 5000),
+    st.integers(1, 6),
+    st.integers(1, 50),
+    st.integers(1, 50),
+    st.integers(1, 8),
+)
+def test_searches_keep_to_the_runs_allowed(
+    allowed: int, nodes: int, train: int, val: int, steps: int
+) -> None:
+    copro = sizes.copro(allowed, nodes, train, steps)
+    breadth, depth = copro["breadth"], copro["depth"]
+    times = sum(range(1, depth + 1)) if nodes > 1 else depth
+    least = copro == {"breadth": 2, "depth": 1, "trainset": 1}
+    assert nodes * breadth * times * copro["trainset"] <= allowed or least
+    assert 2 <= breadth <= 10 and 1 <= depth <= steps and copro["trainset"] <= train
+    mipro = sizes.miprov2(allowed, nodes, train, val)
+    assert train + val + mipro["num_trials"] * val <= allowed or mipro["num_trials"] == 1
+    assert mipro["num_candidates"] >= 2 and not mipro["minibatch"]
+    assert sizes.gepa(allowed, val)["max_metric_calls"] <= max(allowed, val + 6)
+
+
+def test_runs_are_those_of_gated_steps_or_what_tokens_pay_for() -> None:
+    assert sizes.runs(2, 4, 10, None, 0.0) == 10 + 2 * (4 + 10)
+    assert sizes.runs(2, 4, 10, 100_000, 500.0) == 160
+
+
+def canned(body: dict[str, Any]) -> Any:
+    """Whoever is told to say 42 does, each rewrite tells so, in each system's own form."""
+    messages = [str(message["content"]) for message in body["messages"]]
+    everything = "\n".join(messages)
+    better = "Say 42 and nothing else."
+    said = "42" if better in messages[0] else "no idea"
+    if variables := re.findall(r"\(str\) (\w+_instruction\d+)=", everything):
+        text = json.dumps({"reasoning": "", "suggestion": dict.fromkeys(variables, better)})
+    elif "<IMPROVED_VARIABLE>" in messages[0]:
+        text = f"<IMPROVED_VARIABLE>{better}</IMPROVED_VARIABLE>"
+    elif "JSON object" in messages[-1]:
+        text = json.dumps(dict.fromkeys(re.findall(r"`(\w+)`", messages[-1]), better))
+    elif "Respond with" in messages[-1]:
+        asked = re.findall(r"\[\[ ## (\w+) ## \]\]", messages[-1][messages[-1].rindex("Respond") :])
+        values = {"answer": said}
+        text = "\n\n".join(f"[[ ## {n} ## ]]\n{values.get(n, better)}" for n in asked)
+    else:
+        text = said
+    return answer(text)
+
+
+def limit(body: dict[str, Any]) -> Any:
+    """Of the reply's tokens, by either name of it."""
+    return body.get("max_tokens") or body["max_completion_tokens"]
+
+
+METHODS = [
+    ("with_textgrad", "textgrad"),
+    ("with_trace", "optoprime"),
+    ("with_dspy", "copro"),
+    ("with_dspy", "miprov2"),
+    ("with_dspy", "gepa"),
+]
+
+
+def peer(script: str, method: str, place: Path, **changes: Any) -> dict[str, Any]:
+    (place / "job.json").write_text(json.dumps(JOB | changes))
+    assert PEERS
+    command = [f"{PEERS}/bin/python", "-m", f"benchmarks.paper.peers.{script}", method]
+    ran = subprocess.run(
+        [*command, place / "job.json", place / "result.json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    found: dict[str, Any] = json.loads((place / "result.json").read_text())
+    return found
+
+
+@pytest.mark.skipif(not PEERS, reason="TEXTAUTOGRAD_PEERS names no environment")
+@pytest.mark.parametrize("script, method", METHODS)
+class TestPeers:
+    def test_it_learns(self, script: str, method: str, tmp_path: Path) -> None:
+        with metered(canned) as (url, up):
+            steps = 8 if method == "gepa" else 2  # it rewrites one instruction at a time
+            found = peer(script, method, tmp_path, api_base=url, steps=steps)
+            used = Job.load(tmp_path / "job.json").used()
+        assert found["error"] is None, found["error"]
+        assert found["before"] == ["no idea"] * 2 and found["after"] == ["42"] * 2, found
+        assert found["initial"] == {n["name"]: n["instruction"] for n in JOB["graph"]}
+        assert found["instructions"]["solve"] == "Say 42 and nothing else."
+        assert found["steps"] and found["settings"]["method"] == method and found["versions"]
+        assert (
+            {"before", "after", "forward"}
+            < set(used)
+            <= {*("before", "after", "forward", "backward", "optimize")}
+        )
+        writes = [body for body in up.bodies if body["model"] == "large"]
+        assert writes and {limit(body) for body in writes} == {512}
+        reads = [body for body in up.bodies if body["model"] == "small"]
+        assert {(limit(body), body["temperature"]) for body in reads} == {(128, 0)}
+
+    def test_it_ends_when_its_tokens_are_used_up(
+        self, script: str, method: str, tmp_path: Path
+    ) -> None:
+        with metered(canned) as (url, _):
+            found = peer(script, method, tmp_path, api_base=url, tokens=60, steps=50)
+            used = Job.load(tmp_path / "job.json").used()
+        assert found["error"] is None and len(found["after"]) == 2
+        training = sum(used[phase] for phase in used if phase not in ("before", "after"))
+        assert training <= 60 + 8 * 10 + 200 * (method == "gepa")
+
+    def test_a_failure_leaves_a_result(self, script: str, method: str, tmp_path: Path) -> None:
+        def failing(body: dict[str, Any]) -> Any:
+            return refusal(400, "no such luck") if body["model"] == "large" else canned(body)
+
+        with metered(failing) as (url, _):
+            found = peer(script, method, tmp_path, api_base=url)
+        assert found["before"] == found["after"] == ["no idea"] * 2
+        assert found["instructions"] == found["initial"]
+        if method not in ("optoprime", "gepa", "miprov2"):
+            assert "no such luck" in found["error"]["message"] and found["error"]["where"]
