@@ -172,6 +172,8 @@ WRONG: list[tuple[str, Reply]] = [
     (r"usage\.input_tokens", Reply("x", usage=Usage("3"))),  # type: ignore[arg-type]
     (r"usage\.output_tokens", Reply("x", usage=Usage(3, 2.5))),  # type: ignore[arg-type]
     (r"usage\.calls", Reply("x", usage=Usage(calls=-1))),
+    (r"usage\.calls", Reply("x", usage=Usage(calls=True))),
+    (r"usage\.cached_tokens", Reply("x", usage=Usage(cached_tokens=2**53))),
     (r"usage\.cost", Reply("x", usage=Usage(cost=float("nan")))),
     (r"usage\.cost", Reply("x", usage=Usage(cost=-1.0))),
     (r"usage\.cost", Reply("x", usage=Usage(cost="free"))),  # type: ignore[arg-type]

@@ -160,11 +160,13 @@ def is_ready(value: Any) -> bool:
 async def arrived(values: Sequence[Any]) -> list[Any]:
     """Every value, waited for on the loop; raises the first failure, in slot order."""
     pending = [value for value in values if isinstance(value, Pending)]
+    if not pending:
+        return list(values)
     for value in pending:
         value.has_reader = True
     if not all([value.done() for value in pending]):
         await on_loop(pending)
-    return [await _settled(value) for value in values] if pending else list(values)
+    return [await _settled(value) for value in values]
 
 
 async def awaited(value: Any) -> Any:

@@ -38,8 +38,8 @@ def _wrong_field(reply: Reply) -> tuple[str, str, object] | None:
         return "usage", "a Usage", usage
     for name in ("input_tokens", "output_tokens", "cached_tokens", "calls"):
         value = getattr(usage, name)
-        if not isinstance(value, int) or quantity(value) is None:
-            return f"usage.{name}", "an int of at least 0", value
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
+            return f"usage.{name}", "an int from 0 to 2**53", value
     if usage.cost is not None and quantity(usage.cost) is None:
         return "usage.cost", "US dollars of at least 0, or None", usage.cost
     return None

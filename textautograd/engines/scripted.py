@@ -8,7 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from textautograd.engines.base import Reply, Request, Usage
+from textautograd.engines.base import Reply, Request
 from textautograd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Scripted:
 
 def _reply(answer: Any) -> Reply:
     if isinstance(answer, str):
-        return Reply(answer, usage=Usage(calls=1))
+        return Reply(answer)
     if isinstance(answer, Reply):
         return answer
     if inspect.iscoroutine(answer):

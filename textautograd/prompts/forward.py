@@ -10,6 +10,6 @@ def forward(
     instruction: str, inputs: Mapping[str, str], output_format: str | None = None
 ) -> list[Message]:
     """Messages for one call; what stays the same from call to call comes first."""
-    system = "\n\n".join(part for part in (instruction, output_format) if part)
+    system = "\n\n".join([part for part in (instruction, output_format) if part])
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
     return [*messages, {"role": "user", "content": quote(inputs)}]
