@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from copy import copy
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from textautograd import dispatch
@@ -55,13 +55,18 @@ async def semantic(node: Node, gradient: Gradient, engine: Engine | None) -> Pul
         return pulled
     engine = engine or default_engine()
     names = tuple([step.names[slot] for slot in asked])
-    form = Form(names, nullable=True)
+    form = _joint_form(names)
     prompt = partial(_semantic_prompt, step.task(), names)
     texts = await fitted(engine, form, _BACKWARD, step.texts(), prompt)
     parts = await fill_in(engine, form, partial(prompt, texts), _BACKWARD)
     for slot in asked:
         pulled[slot] = step.about(slot, parts[step.names[slot]])
     return pulled
+
+
+@lru_cache(maxsize=256)
+def _joint_form(names: tuple[str, ...]) -> Form:
+    return Form(names, nullable=True)
 
 
 def _semantic_prompt(task: str, names: Sequence[str], texts: Shown, how: str) -> list[Message]:

@@ -15,7 +15,7 @@ from textautograd.errors import BudgetExceeded, EngineError, SetupError, UsageEr
 
 if TYPE_CHECKING:
     from asyncio import Lock
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
 
 _finding_out: ContextVar[tuple[_Price, ...]] = ContextVar("finding_out", default=())
 _active: ContextVar[tuple[Budget, ...]] = ContextVar("budgets", default=())
@@ -114,12 +114,10 @@ class Metered(Wrapper):
 
     metered = True
 
-    async def complete(self, request: Request) -> Reply:
+    def complete(self, request: Request) -> Coroutine[Any, Any, Reply]:
         prices = [budget.price(self.inner) for budget in _active.get() if budget.usd is not None]
-        if not prices:
-            return await self._charged(request)
         # in one order for all, so that no two wait for one another
-        return await self._in_turn(request, sorted(prices, key=id))
+        return self._in_turn(request, sorted(prices, key=id)) if prices else self._charged(request)
 
     async def _in_turn(self, request: Request, prices: list[_Price]) -> Reply:
         """One call at a time, until its price is known to all."""
