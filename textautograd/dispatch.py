@@ -254,7 +254,7 @@ class on_loop:
 
 def on_the_loop() -> bool:
     """Whether this is the background loop's thread, where nothing may block."""
-    return threading.current_thread() is _loop_thread()
+    return _the_loop is not None and threading.current_thread() is _the_loop.thread
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -307,9 +307,9 @@ def call_site() -> Site | None:
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if code.co_filename == threading.__file__:
-            break
         if not code.co_filename.startswith(_PACKAGE):
+            if code.co_filename == threading.__file__:
+                break
             return code.co_filename, frame.f_lineno, code.co_qualname
         frame = frame.f_back  # type: ignore[assignment]
     return _working_for.get()
@@ -467,7 +467,3 @@ def _loop() -> _Loop:
             if _the_loop is None or _the_loop.process != os.getpid():
                 _the_loop = _Loop()
     return _the_loop
-
-
-def _loop_thread() -> threading.Thread | None:
-    return _the_loop.thread if _the_loop is not None else None
