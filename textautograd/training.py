@@ -11,7 +11,7 @@ from itertools import islice
 from textwrap import shorten
 from typing import Any
 
-from textautograd.backward import as_rule, backward
+from textautograd.backward import Failure, as_rule, backward
 from textautograd.data.example import Example
 from textautograd.data.loader import DataLoader
 from textautograd.data.sampling import check_int
@@ -100,7 +100,8 @@ def fit(
         steps: in all: a run that has had as many already is returned as it is.
         budget: when it is used up, the best state so far is kept and returned.
         progress: a bar, where standard error is a terminal or a notebook.
-        rule, engine: as in `TextVariable.backward`.
+        rule: of the backward pass; by default the optimizer's.
+        engine: as in `TextVariable.backward`.
 
     Raises:
         UsageError: arguments that cannot work, or a `run_dir` that holds another run: other code
@@ -121,8 +122,7 @@ def fit(
     gate_set = train if val is None else examples_of(val, "fit, val")
     check_calls("fit", module, [*train, *gate_set], loss_fn)
     _check_can_learn(module, optimizer)
-    if rule is not None:
-        as_rule(rule)
+    rule = as_rule(optimizer.rule if rule is None else rule)
     loader = DataLoader(train, batch_size, shuffle=True, seed=seed)
     answering = None if engine is None else as_engine(engine)
     history = History(state=module.state_dict())
@@ -136,7 +136,7 @@ def fit(
                 "optimizer_engine": identity_of(optimizer.engine or default_engine()),
                 "backward_engine": None if answering is None else identity_of(answering),
                 "loss": _loss_of(loss_fn),
-                "rule": None if rule is None else identity(rule),
+                "rule": identity(rule),
                 "optimizer": optimizer.settings(),
                 "batch_size": batch_size,
                 "seed": seed,
@@ -155,13 +155,17 @@ def fit(
         gate = FitGate(module, gate_set, loss_fn, _workers(module))
         try:
             for step in range(len(history.metrics), steps):
-                losses, errors = _forward(module, _batch(loader, step), loss_fn)
                 optimizer.zero_grad()
-                loss = mean(losses)
-                value = loss.item()
-                failures = []
-                if loss.requires_grad:
-                    failures = backward([(loss, Gradient())], rule=rule, engine=answering)
+                losses: list[TextVariable] = []
+                errors: list[str] = []
+                failures: list[Failure] = []
+                value = None
+                if optimizer.needs_gradients:
+                    losses, errors = _forward(module, _batch(loader, step), loss_fn)
+                    loss = mean(losses)
+                    value = loss.item()
+                    if loss.requires_grad:
+                        failures = backward([(loss, Gradient())], rule=rule, engine=answering)
                 gradients, wrong = _shown(optimizer), sum(x.item() > 0 for x in losses)
                 saved = gate.saved
                 result = optimizer.step_with(gate)
@@ -178,7 +182,7 @@ def fit(
                         "accepted": result.accepted,
                         "changes": {name: list(pair) for name, pair in result.changes.items()},
                         "problems": [c.problems for c in result.candidates if c.problems],
-                        "why": _why(result, wrong, failures),
+                        "why": _why(result, wrong, failures) if losses else result.why,
                         "gate_samples_saved": gate.saved - saved,
                     }
                 )

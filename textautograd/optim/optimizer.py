@@ -16,6 +16,7 @@ from textautograd.engines import as_engine, default_engine
 from textautograd.engines.base import Engine
 from textautograd.errors import StateError, UsageError
 from textautograd.optim.gate import Gate, State, closure_gate
+from textautograd.rules import Rule, semantic
 from textautograd.variable import TextVariable
 
 
@@ -87,6 +88,10 @@ class StepResult:
 class Optimizer:
     """Base of optimizers (`torch.optim.Optimizer`); a subclass writes `propose`.
 
+    `rule` makes the gradients that the optimizer is meant for: `loss.backward(rule=optimizer.rule)`
+    for any of them; `fit` does so unless it is given another. One that sets `needs_gradients` to
+    False works without: for it `fit` runs no forward and no backward pass on the batch.
+
     Args:
         params: the parameters to rewrite.
         engine: an engine or its name, for the optimizer's own calls; by default the context's.
@@ -96,6 +101,9 @@ class Optimizer:
     Raises:
         UsageError: no parameters, or arguments that make no sense.
     """
+
+    rule: Rule = staticmethod(semantic)
+    needs_gradients = True
 
     def __init__(
         self,
