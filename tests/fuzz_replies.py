@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import textautograd as ta
@@ -167,7 +168,7 @@ def of_optimizer(model: Model) -> Parts:
 
 def of_summary(model: Model) -> Parts:
     """What a text that is too long becomes."""
-    request, text = Request((), purpose="backward"), "a long text " * 50
+    request, text = partial(Request, purpose="backward"), "a long text " * 50
     call = summarise._shorter(model, request, 4000, "output", text, tokens(text) - 1)
     return {"summary": dispatch.wait(dispatch.start(call))}
 
