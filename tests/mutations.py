@@ -301,8 +301,8 @@ MUTATIONS = [
     Mutation(
         "the gate accepts an equal loss",
         "optim/gate.py",
-        "isinstance(loss, float) and loss < before",
-        "isinstance(loss, float) and loss <= before",
+        "if now < was",
+        "if now <= was",
         "gate",
     ),
     Mutation(

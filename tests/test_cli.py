@@ -7,6 +7,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -396,6 +399,135 @@ def test_after_ctrl_c_nothing_is_sent_and_what_was_sent_is_kept(
     assert "waiting up to 10 s for replies" in capsys.readouterr().err
 
 
+@contextmanager
+def running(words: list[str], code: str = _MAIN, **streams: Any) -> Iterator[subprocess.Popen[str]]:
+    """The command in a process of its own, in which any warning would be seen."""
+    command = [sys.executable, "-X", "dev", "-c", code, *words]
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **streams}
+    with subprocess.Popen(command, text=True, **streams) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def words_of(server: Faults, root: Path, out: Path) -> list[str]:
+    words = ["train", "--task", "bbh/sums", "--data", str(root), "--out", str(out)]
+    words += ["--model", "m", "--api-base", server.url, "--sizes", "6", "6", "8", "--steps", "2"]
+    return [*words, "--batch-size", "3"]
+
+
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "at"),
+    [(*of, at) for of, at in zip([*SIGNALS, SIGNALS[1]], (3, 12, 30, 46), strict=True)],
+)
+def test_a_signal_ends_the_command_in_order_and_it_goes_on(
+    tmp_path: Path, number: signal.Signals, code: int, at: int
+) -> None:
+    root, out, calls = bbh(tmp_path / "data", 30), tmp_path / "run", itertools.count(1)
+    asked: list[subprocess.Popen[str]] = []
+
+    def signalling(body: dict[str, Any]) -> Any:
+        if next(calls) == at:
+            asked[0].send_signal(number)
+        return model(body)
+
+    with faults(signalling) as server:
+        with running(words_of(server, root, out)) as process:
+            asked.append(process)
+            _, said = process.communicate(timeout=120)
+        assert process.returncode == code, said
+        told = [line for line in said.splitlines() if line and not line.startswith("Executing <")]
+        if told[0].startswith("waiting up to 10 s for replies"):
+            del told[0]
+        assert told == [f"textautograd: interrupted; the same command goes on in {out}"]
+        sent = len(server.bodies)
+        assert at <= sent
+        assert train(server, root, out) == 0
+        bodies = [json.dumps(body) for body in server.bodies]
+        assert len(set(bodies)) == len(bodies) > sent
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS[:2])
+def test_a_second_signal_ends_the_command_at_once(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    root, out, calls = bbh(tmp_path / "data", 30), tmp_path / "run", itertools.count(1)
+    with faults(lambda body: model(body) if next(calls) < 12 else {"hang": True}) as server:
+        with running(words_of(server, root, out)) as process:
+            while len(server.bodies) < 12:
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(number)
+            assert process.stderr is not None
+            while "waiting up to 10 s" not in (line := process.stderr.readline()):
+                assert line
+            process.send_signal(number)
+            _, said = process.communicate(timeout=120)
+        assert process.returncode == code
+        assert f"textautograd: ended; the same command goes on in {out}" in said
+
+
+def test_who_hangs_up_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+    root, out, calls = bbh(tmp_path / "data", 30), tmp_path / "run", itertools.count(1)
+    ours, its = os.openpty()
+    asked: list[subprocess.Popen[str]] = []
+
+    def hanging_up(body: dict[str, Any]) -> Any:
+        if next(calls) == 30:
+            os.close(ours)
+            asked[0].send_signal(signal.SIGHUP)
+        return model(body)
+
+    with faults(hanging_up) as server:
+        with running(words_of(server, root, out), stdout=its, stderr=its) as process:
+            asked.append(process)
+            os.close(its)
+            assert process.wait(timeout=120) == 129
+        assert train(server, root, out) == 0
+        bodies = [json.dumps(body) for body in server.bodies]
+        assert len(set(bodies)) == len(bodies)
+
+
+def test_what_ignores_a_signal_goes_on_to(tmp_path: Path) -> None:
+    root, out, calls = bbh(tmp_path / "data", 30), tmp_path / "run", itertools.count(1)
+    nohup = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); {_MAIN}"
+    asked: list[subprocess.Popen[str]] = []
+
+    def signalling(body: dict[str, Any]) -> Any:
+        if next(calls) == 12:
+            asked[0].send_signal(signal.SIGHUP)
+        return model(body)
+
+    with (
+        faults(signalling) as server,
+        running(words_of(server, root, out), nohup) as process,
+    ):
+        asked.append(process)
+        assert process.wait(timeout=120) == 0
+
+
+def test_handlers_are_the_command_s_and_gone_with_it(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number, _ in SIGNALS]
+    root, seen = bbh(tmp_path / "data", 30), list[Any]()
+
+    def looking(body: dict[str, Any]) -> Any:
+        seen.append([signal.getsignal(number) for number, _ in SIGNALS])
+        return model(body)
+
+    with faults(looking) as server:
+        assert train(server, root, tmp_path / "run") == 0
+        assert seen[0] != before == [signal.getsignal(number) for number, _ in SIGNALS]
+        thread = threading.Thread(target=train, args=(server, root, tmp_path / "other"))
+        seen.clear()
+        thread.start()
+        thread.join()
+    assert seen[0] == before
+
+
 def test_the_version_is_the_package_s() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "textautograd", "--version"], capture_output=True, text=True
@@ -432,6 +564,7 @@ def test_who_stops_reading_gets_no_traceback(tmp_path: Path) -> None:
         ("the server's address as api_base=", "the server's address as --api-base"),
         ("at max_tokens = 512: raise max_tokens", "at --max-tokens 512: raise --max-tokens"),
         ("Choose another run_dir", "Choose another --out"),
+        ("set X_API_KEY in the environment or give api_key=", "set X_API_KEY in the environment"),
         ("5 calls, 3 tokens; the file x_cache=1", "5 calls, 3 tokens; the file x_cache=1"),
     ],
 )
@@ -443,7 +576,7 @@ def test_an_error_does_not_tell_where_in_this_package_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = bbh(tmp_path / "data", 30)
-    with faults(refusal(404, "no such model")) as server:
+    with faults(refusal(400, "no such option")) as server:
         assert train(server, root, tmp_path / "run") == 1
     error = capsys.readouterr().err
     assert "so did every other of the 8 samples" in error and "called at" not in error
@@ -455,3 +588,4 @@ def test_an_error_does_not_tell_where_in_this_package_it_was(
         assert train(server, root, tmp_path / "run") == 1
     error = capsys.readouterr().err
     assert "another key" in error and not re.search(r"in backward|:\d+, in ", error)
+    assert f"what was paid for is kept; the same command goes on in {tmp_path / 'run'}" in error

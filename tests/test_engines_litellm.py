@@ -138,9 +138,10 @@ def test_a_missing_key_names_the_variable_and_is_not_tried_again(
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    with pytest.raises(errors.AuthenticationError, match=f"set .*{variable}.* or give api_key="):
+    said = f"no key for '{name}': set .*{variable} in the environment or give api_key=$"
+    with pytest.raises(errors.AuthenticationError, match=said) as caught:
         loop.run_until_complete(call(Retrying(LiteLLM(name), 5, sleep=sleep), ask()))
-    assert waits == []
+    assert waits == [] and str(caught.value).count(variable) == 1
 
 
 def test_a_server_that_wants_a_key_costs_one_request_and_names_the_variable(

@@ -428,6 +428,17 @@ def test_a_budget_says_what_it_is() -> None:
     assert repr(budget) == "Budget(calls=3, usd=2.5) with 1 calls, 15 tokens, $0.5000 spent"
 
 
+def test_a_budget_that_refuses_counts_what_is_in_flight() -> None:
+    async def slow(request: Request) -> str:
+        await asyncio.sleep(0)
+        return "x"
+
+    with Budget(calls=3):
+        results = gathered(*(call(Scripted(slow), ask("x" * 40, max_tokens=20)) for _ in range(5)))
+    said = "Budget(calls=3) with 0 calls, 0 tokens spent, 3 calls in flight, 90 tokens held"
+    assert [str(r).partition(": ")[2] for r in results[3:]] == [said, said]
+
+
 def test_what_a_users_engine_had_in_a_cache_of_its_own_is_free() -> None:
     with Budget() as budget:
         call_now(Scripted(lambda request: Reply("x", cached=True)), ask())

@@ -71,9 +71,9 @@ def test_loss_is_the_mean_and_accuracy_the_share_without_loss(scores: list[float
 
 
 def test_where_every_sample_fails_the_first_cause_is_raised() -> None:
-    first = errors.AuthenticationError("wrong key")
+    first = errors.BadRequestError("wrong key")
     module = answering({"a?": first, "b?": errors.ServerError("500")})
-    with pytest.raises(errors.AuthenticationError, match="wrong key") as caught:
+    with pytest.raises(errors.BadRequestError, match="wrong key") as caught:
         ta.evaluate(module, [Example("a?", "x"), Example("b?", "x")], nn.ExactMatchLoss())
     assert caught.value is first
     assert any("every other of the 2 samples" in note for note in first.__notes__)

@@ -41,7 +41,8 @@ OVERFLOW = "This model's maximum context length is 8192 tokens"
 TABLE: dict[str, tuple[Step, type[errors.Error] | str]] = {
     "429": (refusal(429), errors.RateLimitError),
     "429 with retry-after": (refusal(429, retry_after="2"), errors.RateLimitError),
-    "no credit": (refusal(429, "pay", "insufficient_quota"), errors.EngineError),
+    "no credit": (refusal(402, "pay"), errors.NoCreditError),
+    "no quota": (refusal(429, "pay", "insufficient_quota"), errors.NoCreditError),
     "500": (refusal(500), errors.ServerError),
     "500 as HTML": ({"status": 500, "raw": b"<html>oops</html>"}, errors.ServerError),
     "502": (refusal(502), errors.ServerError),

@@ -163,6 +163,123 @@ def test_a_failing_sample_is_recorded_and_the_others_train() -> None:
     )
 
 
+def part_of(request: Request) -> str:
+    """The part of a step that a call is made in."""
+    is_gate = request.purpose == "forward" and "held-out" in request.messages[1]["content"]
+    return "gate" if is_gate else request.purpose
+
+
+@pytest.mark.parametrize("part", ["forward", "backward", "optimize", "gate"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.AuthenticationError("401"),
+        errors.NoCreditError("402"),
+        errors.NotFoundError("404"),
+        errors.SetupError("full"),
+    ],
+)
+def test_what_cannot_get_better_ends_the_run_and_the_best_state_is_kept(
+    part: str, error: Exception, tmp_path: Path
+) -> None:
+    whole = Scripted(world)
+    expected = run(Agent(), whole)
+    parts = [part_of(call) for call in whole.calls]
+    left = iter(range(parts.count(part) * 3 // 4))
+
+    def answer(request: Request) -> str:
+        if part_of(request) == part and next(left, None) is None:
+            raise error
+        return world(request)
+
+    agent = Agent()
+    with pytest.raises(type(error), match=str(error)):
+        run(agent, Scripted(answer), run_dir=tmp_path)
+    best = json.loads((tmp_path / "best.json").read_text())
+    assert agent.state_dict() == best != Agent().state_dict()
+    resumed = run(agent, Scripted(world), run_dir=tmp_path)
+    assert decisions(resumed.metrics) == decisions(expected.metrics)
+
+
+@given(
+    st.lists(st.sampled_from([None, None, "forward", "loss", "backward"]), min_size=4, max_size=4),
+    st.sampled_from([None, 0, 0.25, 0.5, 1]),
+)
+def test_a_sample_that_fails_takes_no_other_along_unless_too_many_do(
+    fails: list[str | None], most: float | None
+) -> None:
+    def of(request: Request) -> str:
+        return next(f"question {i}" for i in range(4) if f"question {i}" in str(request.messages))
+
+    def answer(request: Request) -> str:
+        if request.purpose == "optimize":
+            return '{"prompt": "better"}'
+        if request.purpose in fails and fails[int(of(request)[-1])] == request.purpose:
+            raise errors.ServerError("500")
+        if request.purpose == "backward":
+            return json.dumps({"hint": f"better for {of(request)}"})
+        return (
+            f"about {of(request)}" if request.messages[0]["content"][:4] == "Give" else of(request)
+        )
+
+    def score(output: str, target: str) -> tuple[float, str]:
+        if fails[int(output[-1])] == "loss":
+            raise ZeroDivisionError("mine")
+        return 1.0, "wrong"
+
+    agent, engine = Agent(), Scripted(answer)
+    optimizer = optim.SGD(agent.to(engine).parameters(), engine=engine)
+    options: dict[str, Any] = {} if most is None else {"max_failed": most}
+
+    def train() -> ta.History:
+        examples = [Example(f"question {i}", "right") for i in range(4)]
+        loss_fn = nn.FunctionLoss(score)
+        return ta.fit(agent, examples, loss_fn, optimizer, steps=1, batch_size=4, **options)
+
+    lost = [i for i in range(4) if fails[i]]
+    early = [i for i in lost if fails[i] != "backward"]
+    share = 0.5 if most is None else most
+    stops_early = len(early) > share * 4
+    if len(early) == 4 or (len(lost) == 4 and not stops_early):
+        with pytest.raises((errors.ServerError, ZeroDivisionError)):
+            train()
+        return
+    (metrics,) = train().metrics
+    asked = [call.purpose for call in engine.calls]
+    assert metrics["samples"] == 4 - len(early)
+    assert len(metrics["failed"]) == len(early if stops_early else lost)
+    if len(lost) > share * 4:
+        assert "optimize" not in asked and ("backward" in asked) != stops_early
+        count = len(early if stops_early else lost)
+        assert metrics["why"].startswith(
+            f"{count} of 4 samples failed, and max_failed is {share:g}:"
+        )
+        assert not metrics["accepted"] and optimizer.steps == 1
+    else:
+        assert "optimize" in asked and metrics["why"].startswith("not better than 1")
+        found = sorted(metrics["gradients"]["hint.instruction"])
+        assert found == [f"better for question {i}" for i in range(4) if i not in lost]
+        assert len(metrics["gradients"]["solve.instruction"]) == 4 - len(early)
+
+
+def test_a_refused_step_is_a_step_and_the_run_goes_on(tmp_path: Path) -> None:
+    first = run(Agent(), Scripted(world), steps=1, batch_size=6, run_dir=tmp_path)
+    bad = [f"question {i} " for i in range(4)]
+
+    def down(request: Request) -> str:
+        if request.purpose == "forward" and any(q in str(request.messages) for q in bad):
+            raise errors.ServerError("500")
+        return world(request)
+
+    second = run(Agent(), Scripted(down), steps=2, batch_size=6, run_dir=tmp_path)
+    assert (
+        second.metrics[1]["why"] == "4 of 6 samples failed, and max_failed is 0.5: ServerError: 500"
+    )
+    third = run(Agent(), Scripted(world), steps=3, batch_size=6, run_dir=tmp_path)
+    assert [m["accepted"] for m in third.metrics[:2]] == [first.metrics[0]["accepted"], False]
+    assert third.metrics[2]["why"] is None or "failed" not in third.metrics[2]["why"]
+
+
 def test_where_a_whole_batch_fails_the_first_cause_is_raised() -> None:
     def answer(request: Request) -> str:
         raise errors.AuthenticationError("wrong key")
@@ -274,7 +391,8 @@ def test_another_module_or_state_or_loss_in_the_same_directory_is_refused(tmp_pa
         run(agent, Scripted(world), steps=1, run_dir=tmp_path)
     agent = Agent()
     agent.solve.output_format = "One word."
-    with pytest.raises(errors.UsageError, match="holds another run: module differ"):
+    said = r'module differ \(module\.solve\.output_format was null and is "One word\."\)'
+    with pytest.raises(errors.UsageError, match=said):
         run(agent, Scripted(world), steps=1, run_dir=tmp_path)
     agent, engine = Agent(), Scripted(world)
     optimizer = optim.SGD(agent.parameters(), engine=engine, candidates=2, seed=1)
@@ -566,6 +684,10 @@ def test_a_loss_below_0_is_refused_as_stopping_early_would_be_wrong(loss: float)
         {"val": ["text"]},
         {"val": 3},
         {"budget": 5},
+        {"max_failed": -0.1},
+        {"max_failed": 2},
+        {"max_failed": True},
+        {"max_failed": "half"},
     ],
 )
 def test_arguments_that_cannot_work_are_refused_before_anything_is_spent(wrong: Any) -> None:
@@ -676,8 +798,11 @@ def test_what_an_agent_or_a_loss_holds_belongs_to_the_run(tmp_path: Path) -> Non
 
     run(Styled("A:"), Scripted(world), run_dir=tmp_path / "a")
     for style in ("B:", ["A:"], None):
-        with pytest.raises(errors.UsageError, match="another run: module differ"):
+        with pytest.raises(
+            errors.UsageError, match=r"module differ \(module\.\.style was \S+ and is"
+        ):
             run(Styled(style), Scripted(world), run_dir=tmp_path / "a")
+    assert '"A:"' not in (tmp_path / "a" / "run.json").read_text()  # it may be a secret
     again = Scripted(world)
     run(Styled("A:"), again, run_dir=tmp_path / "a")
     assert again.calls == []

@@ -156,6 +156,46 @@ def test_a_candidate_that_leaves_out_more_samples_is_no_better(
         assert f"{len(new_fails)} samples failed" in str(result.candidates[0].error)
 
 
+LOSSES = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, None]), min_size=4, max_size=4)
+
+
+@given(LOSSES.filter(lambda losses: losses != [None] * 4), st.lists(LOSSES, min_size=1, max_size=3))
+def test_states_are_never_compared_over_different_samples(
+    old: list[float | None], candidates: list[list[float | None]]
+) -> None:
+    tables = {"old": old, **{f"new {i}": losses for i, losses in enumerate(candidates)}}
+    x = with_gradient()
+
+    class Reads(nn.Module):
+        def forward(self, question: str) -> str:
+            return f"{x.data}/{question}"
+
+    def score(output: str, target: str) -> tuple[float, str]:
+        state, index = output.split("/")
+        loss = tables[state][int(index)]
+        if loss is None:
+            raise errors.ServerError("500")
+        return loss, "so"
+
+    examples = [ta.data.Example(str(i), "x") for i in range(4)]
+    texts = list(tables)[1:]
+    engine = proposing(*texts) if len(texts) == 1 else drawing(*texts)
+    result = optim.SGD([x], engine=engine, candidates=len(texts)).step(
+        lambda: ta.evaluate(Reads(), examples, nn.FunctionLoss(score)).loss
+    )
+    gains = {}
+    for text, new in zip(texts, candidates, strict=True):
+        pairs = [(a, b) for a, b in zip(old, new, strict=True) if a is not None and b is not None]
+        if pairs and new.count(None) <= old.count(None):
+            gains[text] = sum(b - a for a, b in pairs) / len(pairs)
+    best = min(gains.values(), default=0.0)
+    assert result.accepted == (best < 0)
+    if result.accepted:
+        assert gains[x.data] == pytest.approx(best)
+    else:
+        assert x.data == "old"
+
+
 class Asked(nn.Module):
     def __init__(self, solve: nn.LLM) -> None:
         self.solve = solve
@@ -206,7 +246,15 @@ def test_a_closure_may_return_a_loss_variable_or_a_whole_number() -> None:
 
 @pytest.mark.parametrize("where", ["old", "new"])
 @pytest.mark.parametrize(
-    "error", [ZeroDivisionError("mine"), errors.BudgetExceeded("enough"), errors.UsageError("no")]
+    "error",
+    [
+        ZeroDivisionError("mine"),
+        errors.BudgetExceeded("enough"),
+        errors.UsageError("no"),
+        errors.AuthenticationError("key"),
+        errors.NoCreditError("pay"),
+        errors.NotFoundError("where"),
+    ],
 )
 def test_an_exception_in_the_gate_leaves_everything_as_it_was(where: str, error: Exception) -> None:
     x, y = with_gradient(name="x"), with_gradient("old y", "y")

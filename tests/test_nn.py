@@ -352,6 +352,15 @@ def test_hooks_see_and_replace_and_go_away() -> None:
     assert module("a") == "aa" and len(seen) == 1
 
 
+def test_a_hook_that_cannot_be_called_is_refused_when_it_is_registered() -> None:
+    module: Any = nn.Sequential()
+    with pytest.raises(errors.UsageError, match=r"called as \(module, args, output\), but"):
+        module.register_forward_hook(lambda module, args: None)
+    with pytest.raises(errors.UsageError, match=r"called as \(module, args\), but"):
+        module.register_forward_pre_hook(lambda args: None)
+    assert module("a") == "a"
+
+
 def test_a_hook_may_remove_itself() -> None:
     module = nn.Sequential()
     handles: list[Any] = []

@@ -527,6 +527,17 @@ def test_a_hook_that_returns_something_else_is_a_usage_error() -> None:
     assert x.grad is None
 
 
+@pytest.mark.parametrize("hook", [lambda: None, lambda g, more: None, "no function"])
+def test_a_hook_that_cannot_be_called_is_refused_when_it_is_registered(hook: Any) -> None:
+    x = leaf()
+    with pytest.raises(
+        UsageError, match=r"hook (is called as \(gradient\), but|must be a function)"
+    ):
+        x.register_hook(hook)
+    x.backward("f")
+    assert x.grad is not None
+
+
 def test_a_hook_where_no_gradient_will_come_raises() -> None:
     with pytest.raises(GraphError, match="never run"):
         TextVariable("c").register_hook(lambda g: None)

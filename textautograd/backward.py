@@ -16,7 +16,7 @@ from textautograd.base import Variable
 from textautograd.calling import mismatch
 from textautograd.engines import as_engine
 from textautograd.engines.ask import listening
-from textautograd.errors import EngineError, GraphError, ReplyError, UsageError
+from textautograd.errors import EngineError, GraphError, ReplyError, RunError, UsageError
 from textautograd.grad_mode import is_anomaly_enabled
 from textautograd.tape import Gradient, Node, Site, Walk, place
 
@@ -29,9 +29,19 @@ class BackwardWarning(UserWarning):
 class Failure:
     """A node whose rule failed in a backward pass."""
 
-    operation: str
-    site: Site | None
+    node: Node
     error: Exception
+
+    @property
+    def operation(self) -> str:
+        """What the node did."""
+        name: str = self.node.operation.name
+        return name
+
+    @property
+    def site(self) -> Site | None:
+        """Where in user code it was written."""
+        return self.node.site
 
     def __str__(self) -> str:
         return f"{type(self.error).__name__}: {self.error} ({self.operation}, {place(self.site)})"
@@ -216,7 +226,9 @@ def _run(
                 _refuse_flaws(node, gradient, pulled)
         except (EngineError, ReplyError) as error:
             explain(error, node, gradient, heard)
-            failures[node] = Failure(node.operation.name, node.site, error)
+            if isinstance(error, RunError):
+                raise
+            failures[node] = Failure(node, error)
             return node.operation.without_rule(node, gradient)  # type: ignore[no-any-return]
         except Exception as error:
             explain(error, node, gradient, heard)

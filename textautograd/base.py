@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from textautograd.calling import mismatch
 from textautograd.errors import GraphError, UsageError
 from textautograd.tape import Gradient, Node, Site
 
@@ -86,12 +87,16 @@ class Variable:
 
     def register_hook(self, hook: Callable[[Any], Any]) -> RemovableHandle:
         """Calls `hook(gradient)` when this variable's gradient is complete; what it returns, unless
-        `None`, replaces the gradient. Hooks run in the order of registration."""
+        `None`, replaces the gradient. Hooks run in the order of registration.
+
+        Raises:
+            GraphError: no gradient will come. UsageError: it is no function of one argument.
+        """
         if not self.requires_grad:
             raise GraphError(f"{self._title()} does not require grad: its hook would never run")
         if self._hooks is None:
             self._hooks = {}
-        return RemovableHandle(self._hooks, hook)
+        return RemovableHandle(self._hooks, hook, "gradient")
 
     def _seed(self, gradient: Any) -> Gradient:
         """What a backward pass starts with here."""
@@ -124,9 +129,11 @@ class Variable:
 class RemovableHandle:
     """What registering a hook returns; `remove()` takes the hook away again."""
 
-    def __init__(self, hooks: dict[object, Any], hook: Any) -> None:
+    def __init__(self, hooks: dict[object, Any], hook: Any, *arguments: str) -> None:
         if not callable(hook):
             raise UsageError(f"a hook must be a function, not {hook!r}")
+        if why := mismatch(hook, *arguments):
+            raise UsageError(f"this hook is called as ({', '.join(arguments)}), but {why}")
         self._hooks = hooks
         self._key = object()  # not the handle, which would close a cycle
         hooks[self._key] = hook

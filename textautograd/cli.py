@@ -6,12 +6,16 @@ import argparse
 import math
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from textautograd import __version__, commands
-from textautograd.errors import Error, UsageError
-from textautograd.terminal import harmless, write_anything
+from textautograd.errors import EngineError, Error, UsageError
+from textautograd.terminal import harmless, tell, write_anything
 
 _MODELS = """\
 models:
@@ -28,6 +32,7 @@ _OPTIONS = {
     "download=True": "--download",
     "api_base=": "--api-base",
     "api_base": "--api-base",
+    "in the environment or give api_key=": "in the environment",
     "api_key=": "the provider's environment variable, such as OPENAI_API_KEY",
     "run_dir": "--out",
     "cache=": "--cache",
@@ -42,30 +47,72 @@ _OPTIONS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0, 1 for an error, 2 for unusable arguments."""
+    """Runs a command; returns the exit code: 0, 1 for an error, 2 for unusable arguments, 128 + n
+    for signal n."""
     write_anything()
     try:
         arguments = parser().parse_args(argv)
     except SystemExit as done:  # argparse has said why
         return int(done.code or 0)
+    out = getattr(arguments, "out", None)
+    resume = f"; the same command goes on in {harmless(str(out))}" if out else ""
     try:
-        arguments.run(arguments)
-        sys.stdout.flush()
+        with _stopped_by_signals(resume):
+            arguments.run(arguments)
+            sys.stdout.flush()
     except Error as error:
         # "  in complete, called at …" names a line of this package here
         notes = (note for note in getattr(error, "__notes__", ()) if not note.startswith("  in "))
         for line in (f"textautograd: {error}", *notes):
             print(harmless(in_options(line)), file=sys.stderr)
+        if resume and isinstance(error, EngineError):
+            print(f"what was paid for is kept{resume}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:  # who read the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        out = getattr(arguments, "out", None)
-        resume = f"; the same command resumes in {out}" if out else ""
-        print(f"\ntextautograd: interrupted{resume}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        tell(f"\ntextautograd: interrupted{resume}")
+        return 128 + getattr(stop, "number", signal.SIGINT)
     return 0
+
+
+class _Stopped(KeyboardInterrupt):
+    """Ctrl-C, or another signal that asks to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def _stopped_by_signals(resume: str) -> Iterator[None]:
+    """In here SIGTERM and SIGHUP do as Ctrl-C does, and the second of them ends the process at
+    once. What ignores a signal, as under nohup, goes on to."""
+    seen: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        if len(seen) > 1:
+            tell(f"\ntextautograd: ended{resume}")
+            os._exit(128 + number)
+        raise _Stopped(number)
+
+    names = ("SIGINT", "SIGTERM", "SIGHUP") if _is_main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    ours = [n for n, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    try:
+        for number in ours:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
+
+
+def _is_main_thread() -> bool:  # only there may handlers be set
+    return threading.current_thread() is threading.main_thread()
 
 
 def in_options(message: str) -> str:

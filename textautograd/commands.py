@@ -21,10 +21,10 @@ from textautograd.files import as_path, read_json, write_whole
 from textautograd.locking import locked
 from textautograd.nn import ExactMatchLoss
 from textautograd.optim import SGD
-from textautograd.terminal import harmless
+from textautograd.terminal import harmless, tell
 from textautograd.training import History, fit
 
-_LAST_REPLIES = 10  # seconds to wait for them after Ctrl-C
+_LAST_REPLIES = 10  # seconds to wait for them after a signal
 
 
 def demo(arguments: Namespace) -> None:
@@ -133,16 +133,15 @@ def evaluate(arguments: Namespace) -> None:
 
 @contextmanager
 def _finishing(budget: Budget) -> Iterator[None]:
-    """After Ctrl-C nothing further is sent, and what is under way, and so paid for, is kept."""
+    """After a signal nothing further is sent, and what is under way, and so paid for, is kept."""
     try:
         yield
     except KeyboardInterrupt:
         budget.calls = 0
         if dispatch.is_busy():
-            print(
+            tell(
                 f"\nwaiting up to {_LAST_REPLIES} s for replies that are under way, as they are "
-                "paid for; Ctrl-C again ends at once",
-                file=sys.stderr,
+                "paid for; Ctrl-C again ends at once"
             )
             dispatch.finish(_LAST_REPLIES)
         raise

@@ -7,12 +7,14 @@ Error
 │   └── StateError        a state dict that does not fit the module
 ├── RunError              concerns the run and not one sample: ends it at once
 │   ├── BudgetExceeded    the next call would pass the budget
-│   └── SetupError        what all calls need cannot be used; a UsageError, too
+│   ├── SetupError        what all calls need cannot be used; a UsageError, too
+│   └── those of EngineError that are marked with *
 ├── CheckError            testing: a derivative or a rule is wrong
 ├── ReplyError            a model's reply that could not be used, after asking again
 └── EngineError           a call that brought no usable reply
-    ├── AuthenticationError   401, 403: a wrong or missing key
-    ├── NotFoundError         404: no such model or address
+    ├── AuthenticationError * 401, 403: a wrong or missing key
+    ├── NoCreditError *       402: the account or its quota is used up
+    ├── NotFoundError *       404: no such model or address
     ├── BadRequestError       400, 413, 422: the request itself is refused
     │   ├── ContextOverflowError   longer than the model's context
     │   ├── ContentFilterError     refused by the provider's filter
@@ -56,8 +58,8 @@ class CheckError(Error, AssertionError):
 
 
 class RunError(Error):
-    """Concerns the whole run: `fit`, `evaluate` and a gate raise it at once, whereas what else a
-    sample raises is that sample's failure."""
+    """Concerns the whole run: `fit`, `evaluate`, backward and a gate raise it at once, whereas what
+    else a sample raises is that sample's failure."""
 
 
 class SetupError(RunError, UsageError):
@@ -85,11 +87,15 @@ class EngineError(Error):
         self.status = status
 
 
-class AuthenticationError(EngineError):
+class AuthenticationError(EngineError, RunError):
     """401 or 403: the key is wrong, missing, or lacks permission."""
 
 
-class NotFoundError(EngineError):
+class NoCreditError(EngineError, RunError):
+    """402, or a code that says so: the account or its quota is used up."""
+
+
+class NotFoundError(EngineError, RunError):
     """404: no such model or address."""
 
 

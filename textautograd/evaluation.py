@@ -117,7 +117,7 @@ def evaluate(
                 state = module.state_dict()
                 rows = _rows_of(executor, (module, state), examples, loss_fn, bar)
     evaluation = Evaluation(succeeded(rows), meter.spent)
-    tell_gate(evaluation.failed)
+    tell_gate([row.loss for row in rows])
     return evaluation
 
 

@@ -40,6 +40,14 @@ def identity(function: Any) -> str:
     return f"{name}#{_hash(repr(parts))[:10]}"
 
 
+def members(value: Any) -> dict[str, str]:
+    """What `identity` covers of an object, piece by piece: its class, and a digest of each of its
+    attributes, which may be secret."""
+    pieces = {name: list(_attribute(attribute, set())) for name, attribute in _attributes(value)}
+    digests = {name: f"#{_hash(repr(parts))[:10]}" for name, parts in pieces.items()}
+    return {"class": identity(type(value)), **digests}
+
+
 def digest(value: Any) -> str:
     """A digest of data: texts, numbers, sequences, sets and mappings of them."""
     return _hash(_data(value))
@@ -112,17 +120,26 @@ def _has_code(value: Any) -> bool:
 
 
 def _object(value: Any, seen: set[int]) -> Iterator[str]:
+    yield from _class(type(value), seen)
+    for name, attribute in _attributes(value):
+        yield name
+        yield from _attribute(attribute, seen)
+
+
+def _attributes(value: Any) -> list[tuple[str, Any]]:
+    """An object's attributes, but for those that change while it is used."""
     kind: type = type(value)
-    yield from _class(kind, seen)
     members = [(name, member) for base in kind.__mro__ for name, member in vars(base).items()]
     slots = [name for name, member in members if isinstance(member, MemberDescriptorType)]
     found = {name: getattr(value, name) for name in slots if hasattr(value, name)}
     changing = {"engine", "training"} | assigned_by(kind)
-    for name, attribute in sorted({**found, **getattr(value, "__dict__", {})}.items()):
-        if name not in changing:
-            yield name
-            is_data = is_dataclass(attribute) and not isinstance(attribute, type)
-            yield from _once(attribute, seen, _object) if is_data else _parts(attribute, seen)
+    everything = sorted({**found, **getattr(value, "__dict__", {})}.items())
+    return [(name, attribute) for name, attribute in everything if name not in changing]
+
+
+def _attribute(attribute: Any, seen: set[int]) -> Iterator[str]:
+    is_data = is_dataclass(attribute) and not isinstance(attribute, type)
+    return _once(attribute, seen, _object) if is_data else _parts(attribute, seen)
 
 
 _MAKING = ("__init__", "__new__", "__post_init__")

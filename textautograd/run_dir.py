@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from textwrap import shorten
 from types import UnionType
 from typing import Any
 
@@ -61,8 +62,10 @@ class RunDir:
         for name in _WRITTEN:
             if (path / name).exists() and not (path / name).is_file():
                 raise UsageError(f"cannot use the run directory {path}: its {name} is no file")
+        for left in path.glob(".*.part"):  # by a run that was killed while it wrote
+            left.unlink()
         self.left = self._checkpoint()
-        settings = json.loads(json.dumps({"version": 2, **settings, "state": state}))
+        settings = json.loads(json.dumps({"version": 3, **settings, "state": state}))
         if self.left is not None:
             found = self._object("run.json")
             if found is None:
@@ -163,9 +166,18 @@ def damaged(file: Path, why: object) -> str:
 
 def _another(path: Path, found: dict[str, Any], settings: dict[str, Any]) -> str:
     differing = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
-    pairs = [(k, json.dumps(found.get(k)), json.dumps(settings.get(k))) for k in differing]
-    shown = "; ".join(f"{k} was {a} and is {b}" for k, a, b in pairs if len(a + b) < 200)
+    pairs = [pair for k in differing for pair in _pairs(k, found.get(k), settings.get(k))]
+    shown = [f"{k} was {shorten(a, 100)} and is {shorten(b, 100)}" for k, a, b in pairs]
+    more = [f"and {len(shown) - 5} more"] if len(shown) > 5 else []
     return (
-        f"{path} holds another run: {', '.join(differing)} differ{f' ({shown})' if shown else ''}. "
+        f"{path} holds another run: {', '.join(differing)} differ ({'; '.join(shown[:5] + more)}). "
         "Choose another run_dir, or delete it to start anew"
     )
+
+
+def _pairs(name: str, old: Any, new: Any) -> list[tuple[str, str, str]]:
+    """Where two JSON values differ: dotted names, with both of them."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+        return [pair for k in keys for pair in _pairs(f"{name}.{k}", old.get(k), new.get(k))]
+    return [(name, json.dumps(old), json.dumps(new))]

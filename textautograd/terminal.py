@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 
@@ -21,3 +22,13 @@ def write_anything() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def tell(text: str) -> None:
+    """Prints to standard error, if there is one: who hangs up takes the terminal along."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # else it fails again when the process ends
+    except RuntimeError:  # a signal came within another print
+        pass

@@ -16,6 +16,7 @@ from textautograd.data.example import Example
 from textautograd.data.loader import DataLoader
 from textautograd.data.sampling import check_int
 from textautograd.engines import as_engine, default_engine
+from textautograd.engines._checks import quantity
 from textautograd.engines._wrapper import identity_of
 from textautograd.engines.base import Engine, Usage
 from textautograd.engines.budget import Budget
@@ -27,7 +28,7 @@ from textautograd.fit_gate import FitGate
 from textautograd.functional import mean
 from textautograd.grad_mode import is_grad_enabled
 from textautograd.gradient import Gradient
-from textautograd.identity import digest, identity
+from textautograd.identity import digest, identity, members
 from textautograd.locking import locked
 from textautograd.mapping import map as map_
 from textautograd.nn.module import Module, check_state
@@ -35,6 +36,7 @@ from textautograd.optim.optimizer import Optimizer, StepResult
 from textautograd.progress import Progress
 from textautograd.rules import Rule
 from textautograd.run_dir import RunDir, damaged
+from textautograd.tape import Walk
 from textautograd.variable import TextVariable
 
 Loss = Callable[[Any, str], TextVariable]
@@ -88,6 +90,7 @@ def fit(
     progress: bool = True,
     rule: Rule | None = None,
     engine: Engine | str | None = None,
+    max_failed: float = 0.5,
 ) -> History:
     """Trains a module: forward on a batch, backward, and a gated step, `steps` times.
 
@@ -102,14 +105,22 @@ def fit(
         progress: a bar, where standard error is a terminal or a notebook.
         rule: of the backward pass; by default the optimizer's.
         engine: as in `TextVariable.backward`.
+        max_failed: the largest share of a batch that may fail (in forward, loss, or a rule that
+            feedback has to pass) for a step to be taken of what is left; above it nothing is
+            rewritten, and `why` says so. By default half: if most of a batch fails, that tells of
+            the provider and not of the samples, and what is left is too few to learn from.
 
     Raises:
         UsageError: arguments that cannot work, or a `run_dir` that holds another run: other code
             of agent, loss or rule (see `textautograd.identity`), other settings, engines or data.
-        SetupError: at once, such as for a call cache on a full disk: what was paid for is kept in
-            `run_dir`. The first sample's error, if all samples of a batch or of the gate fail.
+        RunError: at once, what cannot get better, such as a key that is refused or a full disk: the
+            module has the best state, and what was paid for is kept in `run_dir`. The first
+            sample's error, if all samples of a batch or of the gate fail.
     """
     check_int("fit", "steps", steps, at_least=0)
+    share = quantity(max_failed)
+    if share is None or share > 1:
+        raise UsageError(f"fit: max_failed must be a share from 0 to 1, not {max_failed!r:.80}")
     given: dict[str, tuple[object, type]] = {
         "module": (module, Module),
         "optimizer": (optimizer, Optimizer),
@@ -155,18 +166,27 @@ def fit(
         gate = FitGate(module, gate_set, loss_fn, _workers(module))
         try:
             for step in range(len(history.metrics), steps):
+                batch = _batch(loader, step)
                 optimizer.zero_grad()
                 losses: list[TextVariable] = []
                 errors: list[str] = []
                 failures: list[Failure] = []
-                value = None
+                value, lost, most = None, 0, max_failed * len(batch)
                 if optimizer.needs_gradients:
-                    losses, errors = _forward(module, _batch(loader, step), loss_fn)
+                    losses, errors = _forward(module, batch, loss_fn)
                     loss = mean(losses)
-                    value = loss.item()
-                    if loss.requires_grad:
+                    value, lost = loss.item(), len(errors)
+                    if loss.requires_grad and lost <= most:
+                        tapes = [Walk([(x, Gradient())]) for x in losses]
                         failures = backward([(loss, Gradient())], rule=rule, engine=answering)
+                        lost += _passed_by(tapes, failures)
                 gradients, wrong = _shown(optimizer), sum(x.item() > 0 for x in losses)
+                failed = [*errors, *map(str, failures)]
+                why = None
+                if lost > most:
+                    why = f"{lost} of {len(batch)} samples failed, and max_failed is {max_failed:g}"
+                    why += f": {failed[0]}"
+                    optimizer.zero_grad()  # a step without gradients asks for no rewrite
                 saved = gate.saved
                 result = optimizer.step_with(gate)
                 history.metrics.append(
@@ -175,14 +195,14 @@ def fit(
                         "loss": value,
                         "wrong": wrong,
                         "samples": len(losses),
-                        "failed": [*errors, *map(str, failures)],
+                        "failed": failed,
                         "gradients": gradients,
                         "before": result.before,
                         "after": result.after,
                         "accepted": result.accepted,
                         "changes": {name: list(pair) for name, pair in result.changes.items()},
                         "problems": [c.problems for c in result.candidates if c.problems],
-                        "why": _why(result, wrong, failures) if losses else result.why,
+                        "why": why or (_why(result, wrong, failures) if losses else result.why),
                         "gate_samples_saved": gate.saved - saved,
                     }
                 )
@@ -215,6 +235,12 @@ def _forward(
     if not losses:
         raise errors[0]
     return losses, [f"{type(error).__name__}: {error}" for error in errors]
+
+
+def _passed_by(tapes: Sequence[Walk], failures: Sequence[Failure]) -> int:
+    """How many samples' feedback came to a node whose rule failed."""
+    failed = {failure.node for failure in failures}
+    return sum(any(tape.node(x) in failed for x in tape) for tape in tapes)
 
 
 def _shown(optimizer: Optimizer) -> dict[str, list[str]]:
@@ -272,11 +298,13 @@ def _why(result: StepResult, wrong: int, failures: Sequence[object]) -> str | No
     return f"no gradient: {why}"
 
 
-def _structure(module: Module) -> dict[str, list[Any]]:
+def _structure(module: Module) -> dict[str, dict[str, Any]]:
     """What a module's parts are and what their calls send, but for the parameters' texts."""
     sent = ("output_format", "max_tokens", "temperature", "criterion")
+    parts = {id(part) for part in module.modules()}  # each of them is told by itself
     return {
-        name: [identity(part), *(vars(part).get(key) for key in sent)]
+        name: {k: v for k, v in members(part).items() if id(vars(part).get(k)) not in parts}
+        | {k: vars(part)[k] for k in sent if k in vars(part)}
         for name, part in module.named_modules()
     }
 

@@ -15,6 +15,7 @@ from textautograd.errors import (
     ContentFilterError,
     ContextOverflowError,
     EngineError,
+    NoCreditError,
     NotFoundError,
     RateLimitError,
     ServerError,
@@ -25,7 +26,7 @@ _SHOWN = 300  # characters of a server's own words
 _CONTEXT = re.compile(
     r"context[_ ]length|maximum context|context[_ ]size|context window|prompt is too long", re.I
 )
-_FILTER = re.compile(r"content[_ ](filter|policy|management)|ResponsibleAI", re.I)
+_FILTER = re.compile(r"content[_ ](filter|policy|management)|ResponsibleAI|moderation", re.I)
 _SCHEMA = re.compile(
     r"response[_ ]format|json[_ ]?schema|structured[_ ]?outputs?|guided|grammar", re.I
 )
@@ -73,7 +74,7 @@ class Complaint:
         if status in (404, 405, 410):
             return NotFoundError(f"{message} (check model and address)", status=status)
         if status == 402 or self.code == "insufficient_quota":
-            return EngineError(f"{message} (no credit left)", status=status)
+            return NoCreditError(f"{message} (no credit left)", status=status)
         if status == 429:
             return RateLimitError(message, status=status, retry_after=self.retry_after)
         if status in (408, 409, 425) or status >= 500:

@@ -106,7 +106,10 @@ class Budget:
         shown = ", ".join(f"{name}={limit}" for name, limit in limits.items() if limit is not None)
         spent = self._spent
         cost = "" if spent.cost is None else f", ${spent.cost:.4f}"
-        return f"Budget({shown}) with {spent.calls} calls, {spent.tokens} tokens{cost} spent"
+        flying = f", {self._calls_in_flight} calls in flight" if self._calls_in_flight else ""
+        held = f", {self._tokens_held} tokens held" if self._tokens_held else ""
+        known = f"{spent.calls} calls, {spent.tokens} tokens{cost} spent"
+        return f"Budget({shown}) with {known}{flying}{held}"
 
 
 class Metered(Wrapper):

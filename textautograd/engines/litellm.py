@@ -116,8 +116,7 @@ class LiteLLM(Provider):
         unset = ", ".join(missing)
         if missing and not headers and (status == 401 or _NO_KEY.search(words)):
             return AuthenticationError(
-                f"no key for {self.model!r}: set {unset} in the environment, or give api_key= "
-                f"({words})"
+                f"no key for {self.model!r}: set {unset} in the environment or give api_key="
             )
         if missing and status in (401, 403):
             words += f" (not set in the environment: {unset})"

@@ -143,14 +143,16 @@ class Module:
         replaces the output.
 
         Raises:
-            UsageError: it is no function.
+            UsageError: it is no function of three arguments.
         """
-        return RemovableHandle(self.__dict__.setdefault("_forward_hooks", {}), hook)
+        hooks = self.__dict__.setdefault("_forward_hooks", {})
+        return RemovableHandle(hooks, hook, "module", "args", "output")
 
     def register_forward_pre_hook(self, hook: Callable[[Any, Any], Any]) -> RemovableHandle:
         """Calls `hook(module, args)` before `forward`; what it returns, unless `None`, replaces the
         positional arguments."""
-        return RemovableHandle(self.__dict__.setdefault("_forward_pre_hooks", {}), hook)
+        hooks = self.__dict__.setdefault("_forward_pre_hooks", {})
+        return RemovableHandle(hooks, hook, "module", "args")
 
     def extra_repr(self) -> str:
         """What `repr` says of this module besides its parts."""

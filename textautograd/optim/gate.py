@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from textautograd.errors import EngineError, ReplyError, UsageError
+from textautograd.errors import EngineError, ReplyError, RunError, UsageError
 from textautograd.grad_mode import no_grad
 from textautograd.variable import TextVariable, overridden
 
@@ -35,16 +35,19 @@ def closure_gate(closure: Callable[[], float]) -> Gate:
     Each runs under `no_grad` in a thread of its own, with a copy of the caller's context in which
     every parameter reads as that state's text. A candidate that a model's failure makes impossible
     to evaluate is out, and so is one with more samples that failed in an `evaluate` than the old
-    state, whose loss is not about the same samples; any other error is raised.
+    state; any other error is raised. Where other samples failed than with the old state, the
+    closure's numbers are not about the same ones: the losses of those that failed in neither
+    decide.
     """
 
     def gate(old: State, candidates: Sequence[State]) -> Verdict:
         states = [old, *candidates]
         results: list[Any] = [None] * len(states)
-        failed: list[list[int]] = [[] for _ in states]
+        told: list[list[float | None]] = [[] for _ in states]
+        gains: dict[int, tuple[float, float]] = {}
 
         def work(index: int) -> None:
-            _failed.set(failed[index])
+            _told.set(told[index])
             try:
                 with no_grad(), overridden(states[index]):
                     results[index] = loss_of(closure())
@@ -63,26 +66,47 @@ def closure_gate(closure: Callable[[], float]) -> Gate:
             thread.join()
         for i, result in enumerate(results):
             if isinstance(result, BaseException):
-                if i == 0 or not isinstance(result, (EngineError, ReplyError)):
+                is_its_own = isinstance(result, (EngineError, ReplyError))
+                if i == 0 or not is_its_own or isinstance(result, RunError):
                     raise result
                 results[i] = f"{type(result).__name__}: {result}"
-            elif sum(failed[i]) > sum(failed[0]):
-                results[i] = f"{sum(failed[i])} samples failed, {sum(failed[0])} with the old state"
+            elif (failed := len(_failed(told[i]))) > (of_old := len(_failed(told[0]))):
+                results[i] = f"{failed} samples failed, {of_old} with the old state"
+            else:
+                was, now = results[0], result
+                if _failed(told[0]) != _failed(told[i]):
+                    was, now = _in_both(told[0], told[i])
+                    results[i] = f"{now:g}, and {was:g} before, where neither failed"
+                if now < was:
+                    results[i] = result
+                    gains[i - 1] = (now - was, now)
         before, *losses = results
-        lower = [i for i, loss in enumerate(losses) if isinstance(loss, float) and loss < before]
-        return Verdict(before, losses, min(lower, key=losses.__getitem__, default=None))
+        return Verdict(before, losses, min(gains, key=gains.__getitem__, default=None))
 
     return gate
 
 
-_failed: ContextVar[list[int] | None] = ContextVar("textautograd_failed", default=None)
+def _failed(losses: Sequence[float | None]) -> list[int]:
+    return [i for i, loss in enumerate(losses) if loss is None]
 
 
-def tell_gate(failed: int) -> None:
-    """How many samples have no loss: to the gate whose closure runs in this context, if any."""
-    found = _failed.get()
+def _in_both(old: Sequence[float | None], new: Sequence[float | None]) -> tuple[float, float]:
+    """The mean losses over the samples that failed in neither; equal where there are none."""
+    pairs = [(a, b) for a, b in zip(old, new, strict=False) if a is not None and b is not None]
+    if len(old) != len(new) or not pairs:  # nothing that one could compare
+        return 0.0, 0.0
+    return sum(a for a, _ in pairs) / len(pairs), sum(b for _, b in pairs) / len(pairs)
+
+
+_told: ContextVar[list[float | None] | None] = ContextVar("textautograd_told", default=None)
+
+
+def tell_gate(losses: Sequence[float | None]) -> None:
+    """The losses of all samples, `None` for one that failed: to the gate whose closure runs in this
+    context, if any."""
+    found = _told.get()
     if found is not None:
-        found.append(failed)
+        found.extend(losses)
 
 
 def loss_of(value: Any) -> float:

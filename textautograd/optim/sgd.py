@@ -15,7 +15,7 @@ from textautograd import dispatch
 from textautograd.calling import mismatch
 from textautograd.data.sampling import check_int
 from textautograd.engines.base import Engine, Message, Request
-from textautograd.errors import EngineError, ReplyError, UsageError
+from textautograd.errors import EngineError, ReplyError, RunError, UsageError
 from textautograd.gradient import Feedback, Gradient
 from textautograd.identity import identity
 from textautograd.optim.check import Check, is_long, objection
@@ -154,6 +154,8 @@ class SGD(Optimizer):
                 request,
                 lambda parts: self.check(parts["prompt"] or "", old, tried, data),
             )
+        except RunError:
+            raise
         except ReplyError as error:
             if not differ:
                 self._refused.add(asked)  # the same call would bring the same reply
