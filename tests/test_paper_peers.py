@@ -270,6 +270,7 @@ def peer(script: str, method: str, place: Path, **changes: Any) -> dict[str, Any
         timeout=200,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
+    assert "cost_map" not in ran.stderr, "it looked for prices on the network"
     found: dict[str, Any] = json.loads((place / "result.json").read_text())
     return found
 

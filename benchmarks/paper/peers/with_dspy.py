@@ -13,8 +13,10 @@ MIPROv2 end with the best program that was scored, GEPA after its iteration.
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
+
+import dspy
+from dspy.utils.callback import BaseCallback
 
 from benchmarks.paper.peers import sizes
 from benchmarks.paper.peers.job import (
@@ -28,10 +30,6 @@ from benchmarks.paper.peers.job import (
     Train,
     main,
 )
-
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-import dspy
-from dspy.utils.callback import BaseCallback
 
 logging.getLogger("dspy").setLevel(logging.WARNING)
 
@@ -155,8 +153,8 @@ def gepa(job: Job, allowed: int, metric: Any, writer: dspy.LM, record: Record) -
     )
     found = search.compile(Program(job), trainset=shown(job.train), valset=shown(job.val))
     results = found.detailed_results
-    for each, score in zip(results.candidates, results.val_aggregate_scores, strict=True):
-        record.steps.append({"score": score, "proposed": each.instructions()})
+    pairs = zip(results.candidates, results.val_aggregate_scores, strict=True)
+    record.steps = [{"score": score, "proposed": each.instructions()} for each, score in pairs]
     return found
 
 
