@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import html
+import itertools
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -82,6 +84,42 @@ def test_sends_the_request_and_reads_reply_and_usage() -> None:
 
 
 OVERFLOW = "This model's maximum context length is 8192 tokens"
+
+
+@pytest.mark.parametrize(
+    ("limits", "fit_in"),
+    [({"calls": 41}, 41), ({"tokens": 41 * 30 + 29}, 41), ({"usd": 0.415}, 41)],
+)
+def test_64_calls_in_flight_pass_no_budget(limits: dict[str, Any], fit_in: int) -> None:
+    """Every call costs all that it may. The server answers none of the second wave, after the one
+    call that tells the price, before as many are there as the budget has room for."""
+    together, calls = threading.Barrier(fit_in - 1), itertools.count()
+
+    def dear(body: dict[str, Any]) -> Step:
+        if next(calls):
+            together.wait(60)
+        step = answer()
+        step["json"]["usage"] = {"prompt_tokens": 10, "completion_tokens": 20, "cost": 0.01}
+        return step
+
+    request = Request([{"role": "user", "content": "x" * 40}], max_tokens=20)
+
+    async def flight(url: str) -> list[Any]:
+        model = HTTP("tiny", url, api_key=KEY)
+        first = await call(model, request)
+        others = [call(model, request) for _ in range(64)]
+        seen = await asyncio.gather(*others, return_exceptions=True)
+        await model.close()
+        return [first, *seen]
+
+    with faults(dear) as server, Budget(**limits) as budget:
+        seen = asyncio.run(flight(server.url))
+    assert len(server.bodies) == fit_in == budget.spent.calls
+    assert sum(isinstance(one, errors.BudgetExceeded) for one in seen) == 65 - fit_in
+    assert budget.spent.tokens <= (budget.tokens or math.inf)
+    assert (budget.spent.cost or 0) <= (budget.usd or math.inf)
+
+
 FAULTS: list[tuple[Step, type[errors.Error], str]] = [
     (refusal(400, "bad"), errors.BadRequestError, "bad"),
     (refusal(422, "bad"), errors.BadRequestError, "bad"),

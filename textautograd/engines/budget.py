@@ -29,10 +29,10 @@ class Budget:
     pass it. A call in flight counts as one call and as the tokens that it may use: its input,
     estimated as a token for four characters, and its `max_tokens`; so the last call can pass
     `tokens` only if it has no `max_tokens`; a provider that counts no tokens is held to the
-    estimate. Dollars are known afterwards: calls in flight when `usd` is reached still finish. A
-    reply without a known price stops a budget in dollars before the next call (`SetupError`); until
-    an engine's price is known its calls go one at a time. Replies from a cache, and calls that fail
-    unpaid, cost nothing.
+    estimate. It counts as the dollars of the dearest call so far, as its own are known afterwards:
+    only a call that is dearer than all before it can pass `usd`. A reply without a known price
+    stops a budget in dollars before the next call (`SetupError`); until an engine's price is known
+    its calls go one at a time. Replies from a cache, and calls that fail unpaid, cost nothing.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Budget:
         self._spent = Usage()
         self._calls_in_flight = 0
         self._tokens_held = 0
+        self._dearest = 0.0
         self._lock = threading.Lock()
         self._prices: dict[int, _Price] = {}
 
@@ -85,8 +86,15 @@ class Budget:
                         f"usd={self.usd} cannot be kept: the price of a call is not known. "
                         "Limit calls= or tokens= instead"
                     )
-                if (spent.cost or 0.0) >= self.usd:
+                cost = spent.cost or 0.0
+                if cost >= self.usd:
                     raise BudgetExceeded(f"the budget is used up: {self!r}")
+                held = self._dearest * (self._calls_in_flight + 1)
+                if cost + held > self.usd * (1 + 1e-9):  # sums of prices are rounded
+                    raise BudgetExceeded(
+                        f"the next call may cost ${self._dearest:.4f} and so pass the budget: "
+                        f"{self!r}"
+                    )
             self._calls_in_flight += 1
             self._tokens_held += tokens
 
@@ -100,6 +108,7 @@ class Budget:
             self._tokens_held += estimated - tokens
             if usage is not None:
                 self._spent += usage
+                self._dearest = max(self._dearest, usage.cost or 0.0)
 
     def __repr__(self) -> str:
         limits = {"calls": self.calls, "tokens": self.tokens, "usd": self.usd}
