@@ -23,9 +23,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.paper.graphs import analysts, node, two_hints
+from benchmarks.paper.peer import job as write_job
 from benchmarks.paper.peers import sizes
 from benchmarks.paper.peers.job import Chat, Example, Job, Node, Record, Spent, revert, told
+from benchmarks.paper.questions import Questions
 from benchmarks.paper.server import Upstream, application
+from benchmarks.paper.settings import Setting
+from textautograd import data
 from textautograd.prompts.forward import forward
 
 PEERS = os.environ.get("TEXTAUTOGRAD_PEERS")
@@ -54,6 +58,18 @@ JOB: dict[str, Any] = {
 def job(place: Path, **changes: Any) -> Job:
     (place / "job.json").write_text(json.dumps(JOB | changes))
     return Job.load(place / "job.json")
+
+
+def test_a_job_is_read_as_it_is_written(tmp_path: Path) -> None:
+    asked = data.Example("Is it so?", "Yes", party="none")
+    questions = Questions("liar", [asked], [], [asked, asked], {})
+    setting = Setting("liar", "peer-gepa", "small", "large", tokens=1000)
+    written = write_job(setting, questions, "http://127.0.0.1:9/v1", "r")
+    (tmp_path / "job.json").write_text(json.dumps(written))
+    found = Job.load(tmp_path / "job.json")
+    assert found.train == found.val == [Example({"question": "Is it so?", "party": "none"}, "Yes")]
+    assert found.graph[-1].name == "decide" and found.score == "yes_or_no" and found.gate
+    assert (found.model, found.optimizer_model, found.tokens) == ("small", "large", 1000)
 
 
 @contextmanager
