@@ -1,0 +1,152 @@
+"""The benchmark of blame: its cases, its measures at known answers, and its file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from benchmarks import blame
+from benchmarks.blame import SHAPES, Case, cases, scores
+from textautograd import errors
+from textautograd.engines import Request, Scripted
+
+
+def oracle(case: Case) -> Scripted:
+    """Knows what the defect spoiled."""
+
+    def reply(request: Request) -> str:
+        assert request.purpose == "backward" and request.schema is not None
+        names = request.schema["properties"]
+        return json.dumps({n: "Change it." if n in case.wrong else "No change." for n in names})
+
+    return Scripted(reply)
+
+
+def always(text: str) -> Scripted:
+    def reply(request: Request) -> str:
+        assert request.schema is not None
+        return json.dumps(dict.fromkeys(request.schema["properties"], text))
+
+    return Scripted(reply)
+
+
+@pytest.mark.parametrize("rule", blame.RULES)
+def test_an_oracle_is_always_right(rule: str) -> None:
+    for case in cases(63):
+        found = blame.gradients(case, blame.RULES[rule], oracle(case))
+        assert found["failed"] == 0
+        assert set(scores(case, found["gradients"]).values()) == {1.0}, case
+
+
+@pytest.mark.parametrize("text", ["Change it.", "No change."])
+@pytest.mark.parametrize("rule", blame.RULES)
+def test_who_tells_nothing_scores_chance(rule: str, text: str) -> None:
+    for shape in SHAPES:
+        of_shape = [c for c in cases(105) if c.shape == shape]
+        n = len(of_shape[0].graph)
+        some = of_shape[:n]
+        for measure in ("blame", "largest"):
+            got = 0.0
+            for case in some:
+                said = blame.gradients(case, blame.RULES[rule], always(text))["gradients"]
+                got += scores(case, said)[measure]
+            assert got == pytest.approx(1), (shape, measure)
+
+
+def test_what_shares_blame_counts_its_part_and_the_longest_breaks_the_tie() -> None:
+    case = next(c for c in cases(30) if c.shape == "3 → 1" and c.node != "result")
+    a, b = [n for n in case.graph if n not in (case.node, "result")]
+    said = {case.node: "Change this to that.", a: "Change it.", b: None, "result": "Wrong."}
+    assert scores(case, said) == {"blame": 0.5, "largest": 1.0, "exact": 0.0}
+    assert scores(case, said, failed=1) == {"blame": 0.0, "largest": 0.0, "exact": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, False),
+        ("The list is correct as it is.", False),
+        ("It does not need to change.", False),
+        ("The list should remain as it is.", False),
+        ("The list is correct but should be sorted.", True),
+        ("Leave out fig.", True),
+    ],
+)
+def test_what_asks_for_a_change(text: str | None, expected: bool) -> None:
+    assert blame.asks(text) is expected
+
+
+def test_any_first_part_is_balanced() -> None:
+    some = cases(315)
+    assert some[:40] == cases(40)
+    for n in range(1, len(some) + 1):
+        shapes = Counter(c.shape for c in some[:n])
+        assert max(shapes.values()) - min(shapes[s] for s in SHAPES) <= 1
+    for shape in SHAPES:
+        of_shape = [c for c in some if c.shape == shape]
+        nodes = len(of_shape[0].graph)
+        at = [(list(c.graph).index(c.node), c.kind) for c in of_shape]
+        for n in range(1, len(at) + 1):
+            there = Counter(node for node, _ in at[:n])
+            assert max(there.values()) - min(there[i] for i in range(nodes)) <= 1
+        assert len(set(at[: 3 * nodes])) == 3 * nodes
+    for n in range(15, len(some), 15):
+        kinds = Counter(c.kind for c in some[:n])
+        assert max(kinds.values()) - min(kinds.values()) <= n // 10 + 3
+
+
+def test_the_truth_about_a_case() -> None:
+    """Without the defect it works; the other nodes do as told; no input helps the corrupted one."""
+    for case in cases(105):
+        sound = dict(case.instructions) | {
+            case.node: blame._sound(case.node, case.graph[case.node][0])
+        }
+        right = blame.values(case.graph, sound, case.question)
+        spoiled = blame.values(case.graph, case.instructions, case.question)
+        assert right["result"] == case.expected != spoiled["result"]
+        assert case.node in case.wrong and "result" in case.wrong
+        for node, (_, before) in case.graph.items():
+            assert node == case.node or node not in case.wrong or case.wrong & set(before)
+            assert len(spoiled[node].split()) <= 20
+        before = case.graph[case.node][1]
+        if len(before) == 1:
+            words = right[before[0]].split(", ")
+            for size in range(1, len(words) + 1):
+                for given in itertools.permutations(words, size):
+                    said = blame.execute(
+                        case.instructions[case.node], case.question, [", ".join(given)]
+                    )
+                    assert said != right[case.node]
+
+
+def test_a_run_goes_on_where_it_was_cut(tmp_path: Path) -> None:
+    out, engine = tmp_path / "b.jsonl", always("Change it.")
+    blame.run(out, engine, "m", ["semantic"], 3)
+    first, paid = out.read_text(), len(engine.calls)
+    assert paid > 0 and len(first.splitlines()) == 3
+    blame.run(out, engine, "m", ["semantic"], 3)
+    assert (out.read_text(), len(engine.calls)) == (first, paid)
+    out.write_text(first + '{"case": 7, "ru')
+    blame.run(out, engine, "m", ["semantic", "textgrad"], 5)
+    lines = blame.read(out)
+    assert sorted((x["case"], x["rule"]) for x in lines) == [
+        (i, rule) for i in range(5) for rule in ("semantic", "textgrad")
+    ]
+    assert "5 cases, m" in blame.report(out)
+    with pytest.raises(errors.UsageError, match="another file"):
+        blame.run(out, engine, "other", ["semantic"], 5)
+
+
+def test_an_unusable_reply_is_counted(tmp_path: Path) -> None:
+    case = cases(1)[0]
+    assert blame.gradients(case, blame.RULES["semantic"], Scripted(lambda r: "?"))["failed"] > 0
+
+
+def test_intervals() -> None:
+    assert blame.wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    low, high = blame.bootstrap([0.0, 1.0] * 50)
+    assert 0.39 < low < 0.42 and 0.58 < high < 0.61
