@@ -321,7 +321,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a parameter without feedback is rewritten",
-        "optim/sgd.py",
+        "optim/rewriting.py",
         "zip(self.names, self.params, strict=True) if p.grad]",
         "zip(self.names, self.params, strict=True) if p.grad is not None]",
         "optim",

@@ -25,6 +25,7 @@ LEVELS = [
     ["engines"],
     # what flows backward is data: prompts show it, operations pass it on
     ["gradient", "grad_mode"],
+    ["traced"],
     ["prompts"],
     # L2
     ["operation", "base", "anomaly"],

@@ -347,7 +347,8 @@ def test_a_step_without_gradients_says_so() -> None:
 def test_its_repr_shows_its_settings() -> None:
     shown = repr(optim.SGD([param()], examples=3, prompt=lambda *_: []))
     assert shown.startswith(
-        "SGD(1 parameter, step 0, candidates=1, seed=0, examples=3, temperature=1.0, prompt='"
+        "SGD(1 parameter, step 0, candidates=1, seed=0, temperature=1.0, check='objection', "
+        "examples=3, prompt='"
     )
 
 

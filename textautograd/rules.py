@@ -25,6 +25,7 @@ from textautograd.prompts.semantic import semantic as semantic_prompt
 from textautograd.prompts.summarise import fitted
 from textautograd.prompts.textgrad import textgrad as textgrad_prompt
 from textautograd.tape import Node
+from textautograd.traced import Step, Traced, traced
 
 Pulled = list[Gradient | None]
 Rule = Callable[[Node, Gradient, Engine | None], Any]
@@ -37,6 +38,32 @@ def none(node: Node, gradient: Gradient, engine: Engine | None = None) -> Pulled
     it. Every rule here starts from it.
     """
     return _Step(node, gradient).pulled()
+
+
+def trace(node: Node, gradient: Gradient, engine: Engine | None = None) -> Pulled:
+    """No call: passes the feedback on as it is, with a record of each node it came through.
+
+    So the graph, from the feedback back to every parameter, is in the parameters' gradients, and
+    goes when they go: `optim.OptoPrime` reads it. Exact operations leave no record of their own.
+    """
+    if not gradient:
+        return [None] * len(node.predecessors)
+    arrived = list(gradient.distinct())
+    own = list(dict.fromkeys([f.text for f in arrived if not isinstance(f, Traced)]))
+    uses = [(f.step, f.slot) for f in arrived if isinstance(f, Traced)]
+    step = Step(
+        node.operation.name,
+        getattr(node.operation, "task", ""),
+        dict(zip(node.operation.names, node.inputs, strict=True)),
+        str(node.output),
+        own,
+        uses,
+        list(dict.fromkeys([*own, *(text for later, _ in uses for text in later.reached)])),
+    )
+    return [
+        Gradient([traced(step, name)]) if p.requires_grad else None
+        for name, p in zip(node.operation.names, node.predecessors, strict=True)
+    ]
 
 
 async def semantic(node: Node, gradient: Gradient, engine: Engine | None) -> Pulled:

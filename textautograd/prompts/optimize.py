@@ -27,14 +27,7 @@ def optimize(
 
     `tried` are rewrites that turned out no better, which should not come again.
     """
-    blocks = {"instruction": instruction}
-    for i, example in enumerate(examples, 1):
-        for name, text in (example.inputs or {}).items():
-            own = name in ("output", "feedback")
-            blocks[f"example-{i}-input-{name}" if own else f"example-{i}-{name}"] = text
-        if example.output is not None:
-            blocks[f"example-{i}-output"] = example.output
-        blocks[f"example-{i}-feedback"] = example.text
+    blocks = {"instruction": instruction, **evidence(examples)}
     blocks |= {f"tried-{i}": text for i, text in enumerate(tried, 1)}
     request = "Write the better instruction, the prompt."
     if tried:
@@ -43,3 +36,16 @@ def optimize(
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": f"{quote(blocks)}\n\n{request}\n{how}"},
     ]
+
+
+def evidence(examples: Sequence[Feedback]) -> dict[str, str]:
+    """Examples as quoted blocks."""
+    blocks: dict[str, str] = {}
+    for i, example in enumerate(examples, 1):
+        for name, text in (example.inputs or {}).items():
+            own = name in ("output", "feedback")
+            blocks[f"example-{i}-input-{name}" if own else f"example-{i}-{name}"] = text
+        if example.output is not None:
+            blocks[f"example-{i}-output"] = example.output
+        blocks[f"example-{i}-feedback"] = example.text
+    return blocks

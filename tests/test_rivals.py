@@ -1,0 +1,212 @@
+"""The rival optimizers: what they ask, how often, and what they take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_fit import TRAIN, VAL, Agent, decisions
+from test_fit import world as sgd_world
+
+import textautograd as ta
+from textautograd import nn, optim
+from textautograd.engines import Request, Scripted
+
+
+def world(request: Request) -> str:
+    """Every improvement is an exclamation mark."""
+    if request.purpose != "optimize":
+        return sgd_world(request)
+    assert request.schema is not None
+    mark = "!" * (1 + request.sample % 3)
+    number = request.sample % 1000 if request.sample else len(str(request.messages))
+    new = {name: f"Solve it, attempt{number} {mark}" for name in request.schema["properties"]}
+    return json.dumps(
+        {n: f"Give more {number}{mark}" if "hint" in n else t for n, t in new.items()}
+    )
+
+
+def backed(optimizer: optim.Optimizer, agent: Agent, *questions: str) -> None:
+    losses = [nn.ExactMatchLoss()(agent(question=q), "right") for q in questions]
+    ta.mean(losses).backward(rule=optimizer.rule)
+
+
+def made(kind: Any, reply: Any = world, **options: Any) -> tuple[Agent, Scripted, Any]:
+    engine = Scripted(reply)
+    agent = Agent()
+    agent.to(engine)
+    return agent, engine, kind(agent.parameters(), engine=engine, **options)
+
+
+def asked(engine: Scripted, purpose: str = "optimize") -> list[str]:
+    return [r.messages[1]["content"] for r in engine.calls if r.purpose == purpose]
+
+
+def test_textgrad_shows_all_feedback_with_its_context_and_memory_works_T4_T5_T7() -> None:
+    agent, engine, optimizer = made(
+        optim.TextGrad, constraints=["Be kind"], gradient_memory=1, momentum_window=1
+    )
+    agent.hint.instruction.requires_grad = False
+    backed(optimizer, agent, *[f"q{i} of hardness 9" for i in range(4)])
+    assert optimizer.step().changes.keys() == {"solve.instruction"}
+    (prompt,) = asked(engine)
+    assert all(f"q{i} of hardness 9" in prompt for i in range(4))
+    assert "- Be kind" in prompt and "<past-" not in prompt
+    optimizer.zero_grad()
+    backed(optimizer, agent, "q5 of hardness 9")
+    optimizer.load_state_dict(json.loads(json.dumps(optimizer.state_dict())))
+    optimizer.step()
+    prompt = asked(engine)[1]
+    assert "<past-variable-1>\nSolve it\n" in prompt and "<past-feedback-1>" in prompt
+    assert "None" not in prompt and "q0 of" not in prompt
+    optimizer.zero_grad()
+    assert not optimizer.step().accepted and len(asked(engine)) == 2
+
+
+def test_textgrad_writes_nothing_before_all_replies_are_in_T6() -> None:
+    def reply(request: Request) -> str:
+        if request.purpose == "optimize" and "solve.instruction" in str(request.messages):
+            raise RuntimeError("broken")
+        return world(request)
+
+    agent, _, optimizer = made(optim.TextGrad, reply)
+    backed(optimizer, agent, "q of hardness 9")
+    before = agent.state_dict()
+    with pytest.raises(RuntimeError):
+        optimizer.step()
+    assert agent.state_dict() == before
+
+
+def test_optoprime_sees_the_graph_of_all_samples_in_one_call_O3() -> None:
+    agent, engine, optimizer = made(optim.OptoPrime, memory_size=1)
+    backed(optimizer, agent, "a of hardness 9", "b of hardness 8")
+    assert not asked(engine, "backward")
+    result = optimizer.step()
+    (prompt,) = asked(engine)
+    assert set(result.changes) == {"hint.instruction", "solve.instruction"}
+    for text in ("a of hardness 9", "b of hardness 8", "hint by Give a hint."):
+        assert prompt.count(f"\n{text}\n") == 1
+    assert prompt.count("instruction=variable-hint-instruction") == 2
+    assert prompt.count("instruction=variable-solve-instruction") == 2
+    assert "<feedback-1-on-value-" in prompt
+    optimizer.zero_grad()
+    backed(optimizer, agent, "c of hardness 9")
+    optimizer.step()
+    assert "<past-1-solve-instruction>\nSolve it\n" in asked(engine)[1]
+
+
+@pytest.mark.parametrize("word", ["define the default", "say TERMINATE at the end", "True"])
+def test_optoprime_takes_prose_as_it_is_O1_O2_O7(word: str) -> None:
+    def reply(request: Request) -> str:
+        if request.purpose != "optimize":
+            return world(request)
+        suggested = {"hint.instruction": "no change", "solve.instruction": word}
+        return json.dumps({"reasoning": "TERMINATE def", **suggested})
+
+    agent, _, optimizer = made(optim.OptoPrime, reply)
+    backed(optimizer, agent, "a of hardness 9")
+    assert optimizer.step().changes == {"solve.instruction": ("Solve it", word)}
+
+
+def test_optoprime_refuses_unknown_names() -> None:
+    def reply(request: Request) -> str:
+        return json.dumps({"other": "x"}) if request.purpose == "optimize" else world(request)
+
+    agent, engine, optimizer = made(optim.OptoPrime, reply)
+    backed(optimizer, agent, "a of hardness 9")
+    assert "the keys must be exactly" in str(optimizer.step().why)
+    assert len(asked(engine)) == 2
+
+
+def test_optoprime_without_a_graph_names_the_way_out() -> None:
+    agent, engine, optimizer = made(optim.OptoPrime)
+    nn.ExactMatchLoss()(agent(question="a of hardness 9"), "right").backward()
+    with pytest.raises(ta.Error, match=r"backward\(rule=optimizer.rule\)"):
+        optimizer.step()
+    assert not asked(engine)
+
+
+def test_optoprime_prompt_grows_linearly_also_where_paths_are_many_O4() -> None:
+    def length(count: int) -> int:
+        engine = Scripted(lambda r: json.dumps({"reasoning": "r", "p": "new"}))
+        call, p = nn.LLM("Go on", engine=engine), nn.Parameter("p", name="p")
+        call.instruction.requires_grad = False
+        model = iter(range(1000))
+        call.engine = Scripted(lambda r: f"out {next(model)}")
+        x = call(a=p)
+        y = x
+        for _ in range(count):
+            x, y = call(a=x, b=y), x
+        x.backward("better", rule=optim.OptoPrime.rule)
+        optim.OptoPrime([p], engine=engine).step()
+        return len(asked(engine)[0])
+
+    ten, twenty, forty = map(length, (10, 20, 40))
+    assert forty - twenty < 2.3 * (twenty - ten)
+
+
+def test_copro_needs_a_gate_and_no_gradient_and_shows_scores() -> None:
+    agent, engine, optimizer = made(optim.COPRO, breadth=3, depth=2)
+    with pytest.raises(ta.Error, match="closure"):
+        optimizer.step()
+
+    def closure() -> float:
+        return 1.0 / (1 + agent.solve.instruction.data.count("!"))
+
+    before = agent.state_dict()
+    optimizer.step(closure)
+    assert agent.state_dict() == before
+    result = optimizer.step(closure)
+    assert result.before == 1.0 and result.after == 0.25 and len(result.candidates) == 3
+    samples = [call.sample for call in engine.calls]
+    assert len(engine.calls) == len(set(samples)) == 6
+    assert "<instruction>\nSolve it\n" in asked(engine)[3]
+    optimizer.load_state_dict(json.loads(json.dumps(optimizer.state_dict())))
+    optimizer.step(closure)
+    optimizer.step(closure)
+    last = asked(engine)[-1]
+    assert "-loss>\n0.25\n" in last and last.count("-loss>") == 6
+
+
+def fit(kind: Any, engine: Any, **options: Any) -> ta.History:
+    agent = Agent()
+    agent.to(engine)
+    optimizer = kind(agent.parameters(), engine=engine, candidates=3, check=lambda *a: None)
+    return ta.fit(
+        agent, TRAIN, nn.ExactMatchLoss(), optimizer, val=VAL, batch_size=4, steps=4,
+        progress=False, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [optim.TextGrad, optim.OptoPrime, optim.COPRO])
+@pytest.mark.parametrize("n", [7, 40])
+def test_a_run_that_was_cut_short_ends_like_one_that_was_not(
+    kind: Any, n: int, tmp_path: Path
+) -> None:
+    left = iter(range(n))
+
+    def answer(request: Request) -> str:
+        if next(left, None) is None:
+            raise ta.BudgetExceeded("stands for whatever ends a run")
+        return world(request)
+
+    expected = fit(kind, Scripted(world))
+    assert fit(kind, Scripted(answer), run_dir=tmp_path).stopped
+    resumed = fit(kind, Scripted(world), run_dir=tmp_path)
+    assert resumed.state == expected.state
+    assert decisions(resumed.metrics) == decisions(expected.metrics)
+    assert expected.accepted
+
+
+@pytest.mark.parametrize("kind", [optim.TextGrad, optim.OptoPrime, optim.COPRO])
+@pytest.mark.parametrize("key", ["feedback", "memory", "attempts"])
+def test_a_damaged_state_is_refused_and_changes_nothing(kind: Any, key: str) -> None:
+    _, _, optimizer = made(kind)
+    state = optimizer.state_dict()
+    if key in state:
+        for wrong in (3, [3], {"solve.instruction": [3]}):
+            with pytest.raises(ta.Error):
+                optimizer.load_state_dict({**state, key: wrong})
+        assert optimizer.state_dict() == state

@@ -1,0 +1,181 @@
+"""`COPRO`: coordinate ascent by proposals and their scores, without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from textautograd import rules
+from textautograd.data.sampling import check_int
+from textautograd.engines.base import Engine, Message
+from textautograd.errors import StateError, UsageError
+from textautograd.optim.check import Check, objection
+from textautograd.optim.gate import Gate
+from textautograd.optim.optimizer import Candidate, StepResult
+from textautograd.optim.rewriting import Drawn, Key, Rewriting
+from textautograd.prompts.propose import FORM, propose
+from textautograd.prompts.summarise import check_fits
+from textautograd.variable import TextVariable
+
+Attempt = tuple[str, float | None]
+
+
+class COPRO(Rewriting):
+    """COPRO (DSPy), with `SGD`'s interface: proposals and their scores, no gradients.
+
+    Each step is one round for one parameter, the next in turn: it proposes `breadth` instructions,
+    in the first round from the present one, in later ones from the best `breadth` attempts with
+    their losses; the gate's are the scores, so `step` needs one. After `depth` rounds it begins
+    anew. Scores are those of the step that tried an instruction, with the other parameters as they
+    were then; the source evaluates all of them again each round. Method after dspy 3.4.1,
+    `dspy/teleprompt/copro_optimizer.py`.
+
+    Args:
+        params, engine, seed, temperature, check: as of `SGD`; what does not require grad stays.
+        breadth: instructions to propose per step.
+        depth: rounds for each parameter.
+        candidates: if given, the breadth, by `SGD`'s name.
+    """
+
+    rule = staticmethod(rules.none)
+    needs_gradients = False
+
+    def __init__(
+        self,
+        params: Iterable[TextVariable],
+        *,
+        engine: Engine | str | None = None,
+        breadth: int = 10,
+        depth: int = 3,
+        candidates: int | None = None,
+        seed: int = 0,
+        temperature: float = 1.4,
+        check: Check = objection,
+    ) -> None:
+        super().__init__(
+            params,
+            engine=engine,
+            candidates=breadth if candidates is None else candidates,
+            seed=seed,
+            temperature=temperature,
+            check=check,
+        )
+        check_int("COPRO", "breadth", breadth, at_least=1)
+        check_int("COPRO", "depth", depth, at_least=1)
+        self.depth = depth
+        self._attempts: dict[str, list[Attempt]] = {name: [] for name in self.names}
+
+    def settings(self) -> dict[str, Any]:
+        """What distinguishes this optimizer's runs from another's: JSON."""
+        return {**super().settings(), "depth": self.depth}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: JSON."""
+        attempts = {name: [list(a) for a in made] for name, made in self._attempts.items()}
+        return {**super().state_dict(), "attempts": attempts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues where `state_dict` was taken.
+
+        Raises:
+            StateError: it is no such state; the optimizer stays as it was.
+        """
+        attempts: dict[str, list[Attempt]] = {name: [] for name in self.names}
+        found = state.get("attempts", {}) if isinstance(state, dict) else {}
+        for name in self.names if isinstance(found, dict) else [""]:
+            made = found.get(name, []) if isinstance(found, dict) else [None]
+            for attempt in made if isinstance(made, list) else [None]:
+                match attempt:
+                    case [str(text), int() | float() | None as loss]:
+                        attempts[name].append((text, loss))
+                    case _:
+                        raise StateError("COPRO's 'attempts' are {name: [[text, loss], …]}")
+        super().load_state_dict(state)
+        self._attempts = attempts
+
+    def step_with(self, gate: Gate | None) -> StepResult:
+        """`step`, for a gate that evaluates and compares the states itself.
+
+        Raises:
+            UsageError: there is no gate: proposals are chosen by their scores.
+        """
+        if gate is None:
+            raise UsageError("COPRO chooses by scores: step(closure), with closure() -> loss")
+        turn, old = (
+            self._turn(),
+            {name: p.data for name, p in zip(self.names, self.params, strict=True)},
+        )
+        result = super().step_with(gate)
+        if turn is not None:
+            name, number = turn
+            made = dict(self._attempts[name] if number else [])
+            if result.before is not None:
+                made[old[name]] = result.before
+            for candidate in result.candidates:
+                if name in candidate.state:
+                    made[candidate.state[name]] = candidate.loss
+            self._attempts[name] = list(made.items())
+        return result
+
+    def _turn(self) -> tuple[str, int] | None:
+        """The parameter whose turn it is, and its round."""
+        names = [n for n, p in zip(self.names, self.params, strict=True) if p.requires_grad]
+        if not names:
+            return None
+        number, index = divmod(self.steps, len(names))
+        return names[index], number % self.depth
+
+    async def propose(self, engine: Engine) -> list[Candidate]:
+        """Draws `breadth` states in which one parameter is another."""
+        turn = self._turn()
+        if turn is None:
+            return []
+        name, number = turn
+        param = self.params[self.names.index(name)]
+        texts = self._shown(name) if number else {}
+        fixed = {} if texts else {"instruction": param.data}
+        check_fits(engine, FORM, lambda how: propose(fixed or {"attempt-1": ""}, how))
+        return await self.drawn(
+            (i, [name], self._one(engine, name, param, fixed, texts, i))
+            for i in range(self.candidates)
+        )
+
+    async def _one(
+        self,
+        engine: Engine,
+        name: str,
+        param: TextVariable,
+        fixed: Mapping[str, str],
+        texts: Mapping[Key, str],
+        candidate: int,
+    ) -> Drawn:
+        old, tried = param.data, [text for text, _ in self._attempts[name] if text != param.data]
+
+        def prompt(texts: Mapping[Key, str], how: str) -> list[Message]:
+            return propose({**fixed, **{key[0]: text for key, text in texts.items()}}, how)
+
+        parts = await self.ask(
+            engine,
+            FORM,
+            candidate,
+            f"{name} {prompt(texts, '')}",
+            texts,
+            prompt,
+            lambda parts: self.check(parts["instruction"] or "", old, tried, []),
+            differ=True,
+        )
+        return parts if isinstance(parts, Exception) else {name: parts["instruction"] or old}
+
+    def _shown(self, name: str) -> dict[Key, str]:
+        """The best attempts, from worst to best."""
+        best = sorted(self._attempts[name], key=_loss)[: self.candidates]
+        texts: dict[Key, str] = {}
+        for i, (text, loss) in enumerate(reversed(best), 1):
+            texts[f"attempt-{i}",] = text
+            said = "not better than the ones after it" if loss is None else f"{loss:g}"
+            texts[f"attempt-{i}-loss",] = said
+        return texts
+
+
+def _loss(attempt: Attempt) -> float:
+    return float("inf") if attempt[1] is None else attempt[1]

@@ -1,0 +1,193 @@
+"""`Rewriting`: what the optimizers share that ask a model for rewrites."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from textautograd import dispatch
+from textautograd.calling import mismatch
+from textautograd.engines.base import Engine, Message, Request
+from textautograd.errors import EngineError, ReplyError, RunError, StateError, UsageError
+from textautograd.gradient import Feedback, Gradient
+from textautograd.identity import identity
+from textautograd.optim.check import Check, is_long, objection
+from textautograd.optim.optimizer import Candidate, Optimizer
+from textautograd.prompts.form import Form, fill_in
+from textautograd.prompts.summarise import fitted
+from textautograd.variable import TextVariable
+
+Key = tuple[Any, ...]
+Parts = Mapping[str, str | None]
+Drawn = Mapping[str, str] | Exception
+"""A draw's rewrites by parameter name, or why there are none."""
+
+
+class Rewriting(Optimizer):
+    """Base of optimizers that ask a model for rewrites; see `SGD` for the arguments."""
+
+    def __init__(
+        self,
+        params: Iterable[TextVariable],
+        *,
+        engine: Engine | str | None = None,
+        candidates: int = 1,
+        seed: int = 0,
+        temperature: float = 1.0,
+        check: Check = objection,
+    ) -> None:
+        super().__init__(params, engine=engine, candidates=candidates, seed=seed)
+        kind = type(self).__name__
+        if (
+            isinstance(temperature, bool)
+            or not isinstance(temperature, (int, float))
+            or not 0 < temperature < math.inf
+        ):
+            raise UsageError(
+                f"{kind}: temperature must be a number above 0, as draws should differ; not "
+                f"{temperature!r}"
+            )
+        check_called(kind, "check", check, {"new": "", "old": "", "tried": [], "data": []})
+        self.temperature = temperature
+        self.check = check
+
+    def settings(self) -> dict[str, Any]:
+        """What distinguishes this optimizer's runs from another's: JSON."""
+        return {
+            **super().settings(),
+            "temperature": self.temperature,
+            "check": identity(self.check),
+        }
+
+    def live(self) -> list[tuple[str, TextVariable]]:
+        """The parameters that have a gradient; without one, nothing is rewritten."""
+        return [(n, p) for n, p in zip(self.names, self.params, strict=True) if p.grad]
+
+    async def drawn(
+        self, draws: Iterable[tuple[int, Sequence[str], Coroutine[Any, Any, Drawn]]]
+    ) -> list[Candidate]:
+        """Candidates from draws (candidate, parameters, rewriting), which run concurrently.
+
+        Raises:
+            EngineError: the first one's, if no draw brought a reply.
+        """
+        started = [(i, names, dispatch.start(draw)) for i, names, draw in draws]
+        found = await dispatch.arrived([pending for _, _, pending in started])
+        candidates = [Candidate({}) for _ in range(self.candidates)]
+        for (i, names, _), rewrites in zip(started, found, strict=True):
+            if isinstance(rewrites, Exception):
+                candidates[i].problems |= dict.fromkeys(names, str(rewrites))
+            else:
+                candidates[i].state |= rewrites
+        if found and all(isinstance(each, EngineError) for each in found):
+            raise found[0]
+        return _distinct(candidates)
+
+    async def ask(
+        self,
+        engine: Engine,
+        form: Form,
+        candidate: int,
+        asked: str,
+        texts: Mapping[Key, str],
+        prompt: Callable[[Mapping[Key, str], str], list[Message]],
+        check: Callable[[Parts], str | None],
+        *,
+        differ: bool,
+    ) -> Parts | Exception:
+        """The parts of one reply, or why there are none.
+
+        One draw is at temperature 0, unless it should `differ` from an earlier one or what was
+        `asked` brought nothing usable before; several are at `temperature`.
+        """
+        key = _digest(asked)
+        differ = differ or self.candidates > 1 or key in self._refused
+        request = partial(
+            Request,
+            purpose="optimize",
+            temperature=self.temperature if differ else 0.0,
+            sample=self.seed * 10**6 + self.steps * 10**3 + candidate if differ else 0,
+        )
+        try:
+            short = await fitted(engine, form, request, texts, prompt)
+            return await fill_in(engine, form, lambda how: prompt(short, how), request, check)
+        except RunError:
+            raise
+        except ReplyError as error:
+            if not differ:
+                self._refused.add(key)  # the same call would bring the same reply
+            return error
+        except EngineError as error:
+            return error
+
+
+def check_called(kind: str, what: str, function: Any, arguments: Mapping[str, Any]) -> None:
+    """Raises `UsageError` unless `function` can be called with these arguments."""
+    if not callable(function):
+        raise UsageError(f"{kind}: {what} must be a function, not {function!r}")
+    if why := mismatch(function, *arguments.values()):
+        raise UsageError(f"{kind}: {what} is called as ({', '.join(arguments)}), but {why}")
+
+
+def texts_of(examples: Sequence[Feedback], tried: Sequence[str]) -> dict[Key, str]:
+    """All that a rewriting prompt shows besides the instruction: it may be summarised."""
+    texts: dict[Key, str] = {}
+    for i, example in enumerate(examples):
+        for name, text in (example.inputs or {}).items():
+            texts["input", i, name] = text
+        if example.output is not None:
+            texts[i, "output"] = example.output
+        texts[i, "feedback"] = example.text
+    return texts | {("tried", i, "instruction"): text for i, text in enumerate(tried)}
+
+
+def shown(example: Feedback, i: int, texts: Mapping[Key, str]) -> Feedback:
+    """An example with these texts in place of its own."""
+    inputs = example.inputs and {name: texts["input", i, name] for name in example.inputs}
+    return Feedback(texts[i, "feedback"], inputs=inputs, output=texts.get((i, "output")))
+
+
+def data_of(gradient: Gradient) -> list[str]:
+    """The inputs and long outputs of the evidence: what a rewrite must not copy."""
+    found: dict[str, None] = {}
+    for feedback in islice(gradient, 1000):
+        for text in (feedback.inputs or {}).values():
+            found[text] = None
+        if feedback.output and is_long(feedback.output):
+            found[feedback.output] = None
+    return list(found)
+
+
+def _digest(asked: str) -> str:
+    return hashlib.sha256(asked.encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
+    kept: list[Candidate] = []
+    for candidate in candidates:
+        if not candidate.state or all(candidate.state != other.state for other in kept):
+            kept.append(candidate)
+    return kept
+
+
+def as_constraints(kind: str, constraints: Sequence[str]) -> list[str]:
+    """A list of sentences, or `UsageError`."""
+    if isinstance(constraints, str) or not all(isinstance(text, str) for text in constraints):
+        raise UsageError(f"{kind}: constraints are a list of str, not {constraints!r}")
+    return list(constraints)
+
+
+def texts_under(state: Any, key: str, names: Sequence[str]) -> dict[str, list[str]]:
+    """`{name: [text, …]}` from a state, or `StateError`."""
+    found = state.get(key, {}) if isinstance(state, dict) else {}
+    kept: dict[str, Any] = {"": None}
+    if isinstance(found, dict):
+        kept = {name: found.get(name, []) for name in names}
+    for texts in kept.values():
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise StateError(f"the optimizer's {key!r} is {{name: [text, …]}}")
+    return kept
