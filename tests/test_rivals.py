@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,23 @@ def test_optoprime_sees_the_graph_of_all_samples_in_one_call_O3() -> None:
     agent, engine, optimizer = made(optim.OptoPrime, memory_size=1)
     backed(optimizer, agent, "a of hardness 9", "b of hardness 8")
     assert not asked(engine, "backward")
+    assert {f.text for f in agent.hint.instruction.grad or ()} == {
+        'The expected output is: "right".'
+    }
     result = optimizer.step()
     (prompt,) = asked(engine)
     assert set(result.changes) == {"hint.instruction", "solve.instruction"}
     for text in ("a of hardness 9", "b of hardness 8", "hint by Give a hint."):
         assert prompt.count(f"\n{text}\n") == 1
-    assert prompt.count("instruction=variable-hint-instruction") == 2
-    assert prompt.count("instruction=variable-solve-instruction") == 2
+    line = r"^(\S+) = complete\(instruction=(\S+), question=(\S+?)(?:, hint=(\S+))?\)"
+    code = re.findall(line, prompt, re.MULTILINE)
+    assert sorted(found[1] for found in code) == 2 * ["variable-hint-instruction"] + 2 * [
+        "variable-solve-instruction"
+    ]
+    for result, instruction, question, hint in code:
+        assert f"<{question}>\n" in prompt and f"<{result}>\n" in prompt
+        if "solve" in instruction:
+            assert (hint, "variable-hint-instruction", question, "") in code
     assert "<feedback-1-on-value-" in prompt
     optimizer.zero_grad()
     backed(optimizer, agent, "c of hardness 9")
@@ -210,3 +221,19 @@ def test_a_damaged_state_is_refused_and_changes_nothing(kind: Any, key: str) -> 
             with pytest.raises(ta.Error):
                 optimizer.load_state_dict({**state, key: wrong})
         assert optimizer.state_dict() == state
+
+
+def test_fit_pays_for_neither_batch_nor_backward_where_no_gradient_is_needed() -> None:
+    engine = Scripted(world)
+    history = fit(optim.COPRO, engine)
+    forward = asked(engine, "forward")
+    assert forward and not [text for text in forward if "held-out" not in text]
+    assert not asked(engine, "backward") and not any(m["gradients"] for m in history.metrics)
+
+
+def test_fit_takes_the_optimizers_rule() -> None:
+    engine = Scripted(world)
+    fit(optim.TextGrad, engine)
+    assert "The variable is hint" in asked(engine, "backward")[0]
+    engine = Scripted(world)
+    assert fit(optim.OptoPrime, engine).accepted and not asked(engine, "backward")
