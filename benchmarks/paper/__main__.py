@@ -1,8 +1,9 @@
 """Runs settings, and appends a line for each that has ended.
 
     python -m benchmarks.paper --task T --method M --model A --optimizer-model B --seed S ...
-    python -m benchmarks.paper --queue [--minutes N]       the runs of queue.json, in order
-    python -m benchmarks.paper ... --dry-run               what it would cost, without a model
+    python -m benchmarks.paper --queue small [--minutes N]     the runs of small.json, in order
+    python -m benchmarks.paper --queue full                    the paper's sizes, by gpt-4o-mini
+    python -m benchmarks.paper ... --dry-run                   what it would cost, without a model
 
 A line that is there is not run again. `python -m benchmarks.report` makes tables of the lines.
 """
@@ -32,13 +33,12 @@ def main(words: list[str] | None = None) -> None:
     """The command."""
     arguments = parser().parse_args(words)
     if arguments.queue:
-        wanted = queued()
+        wanted = queued(arguments.queue)
     else:
         given = {field.name: getattr(arguments, field.name) for field in fields(Setting)}
         wanted = [Setting(**{k: v for k, v in given.items() if v is not None})]
     if arguments.dry_run:
-        for setting in wanted:
-            print(dry.report(setting, arguments.data))
+        print(dry.report(wanted, arguments.data))
         return
     started = time.time()
     for setting in wanted:
@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="nodes reason, then state their output (the paper's way; default)",
     )
-    add("--queue", action="store_true", help="the runs of queue.json instead")
+    add("--queue", choices=["small", "full"], help="the runs of this queue instead of one")
     add("--minutes", type=float, default=1e9, help="start no run after so many")
     add("--dry-run", action="store_true", help="calls, tokens and cost, by scripted replies")
     add("--data", type=Path, required=True, help="where bbh/, gsm8k/ and liar/ are")

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.counted.meter import Meter, text
@@ -20,7 +22,7 @@ from benchmarks.paper.run import ours
 from benchmarks.paper.settings import Setting
 from textautograd import engines
 from textautograd.engines.base import Reply, Request, Usage
-from textautograd.errors import UsageError
+from textautograd.errors import DataError, UsageError
 
 WORDS = {"reasoning": 130, "forward": 40, "judge": 30, "backward": 30, "optimize": 60}
 """Of a scripted reply: a node that reasons, one that does not; each part of the others."""
@@ -50,15 +52,56 @@ class Counting:
         return json.dumps({name: " ".join([about, *words]) for name in parts})
 
 
-def report(setting: Setting, root: Path) -> str:
-    """Calls, tokens and cost of a setting, in words.
+HEAD = """\
+| task | method | seeds | agent calls | backward | rewriting | tokens in | tokens out | cost |
+|---|---|---|---|---|---|---|---|---|"""
+
+
+def report(settings: list[Setting], root: Path) -> str:
+    """Calls, tokens and cost of settings, as a table; the same with another seed is not run again.
+
+    Tasks whose file is not there are named at the end.
 
     Raises:
         UsageError: a peer's run, whose calls only it knows.
     """
-    if METHODS[setting.method].peer:
-        raise UsageError(f"{setting.method} is a peer: what it would cost only its run tells")
     meter = Meter()
+    absent: dict[str, None] = {}
+    rows: dict[tuple[str, str], Cost] = {}
+    for setting in settings:
+        if METHODS[setting.method].peer:
+            raise UsageError(f"{setting.method} is a peer: what it costs only its run tells")
+        known = rows.get((setting.task, setting.method))
+        if known is not None:
+            known.seeds += 1
+            continue
+        try:
+            rows[setting.task, setting.method] = cost(setting, root, meter)
+        except DataError:
+            absent[setting.task] = None
+    found = [row(task, method, cost) for (task, method), cost in rows.items()]
+    usd = [cost.usd and cost.usd * cost.seeds for cost in rows.values()]
+    unknown = usd.count(None)
+    total = f"In all ${sum(each or 0 for each in usd):.2f}"
+    if unknown:
+        total += f", and {unknown} rows at unknown prices"
+    if absent:
+        total += f"\nNot there, and not counted: {', '.join(absent)}"
+    return "\n".join([HEAD, *found, "", total])
+
+
+@dataclass
+class Cost:
+    """Of one seed: calls by purpose, tokens in and out, USD if prices are known."""
+
+    seeds: int = 1
+    calls: Counter[str] = field(default_factory=Counter)
+    tokens: list[int] = field(default_factory=lambda: [0, 0])
+    usd: float | None = 0.0
+
+
+def cost(setting: Setting, root: Path, meter: Meter) -> Cost:
+    """What one setting costs."""
     with tempfile.TemporaryDirectory() as place:
         line = ours(
             setting,
@@ -66,26 +109,26 @@ def report(setting: Setting, root: Path) -> str:
             Path(place) / "calls.sqlite",
             lambda name, _: engines.Scripted(Counting(name, meter)),
         )
-    cost = line["cost"]
-    cost["after"] = cost.get("after") or cost["before"]
-    rows = [
-        f"{setting.task}, {setting.method}, seed {setting.seed}, "
-        f"{len(line['after']['exact'])} held out:"
-    ]
-    usd: float | None = 0.0
-    for stage, purposes in cost.items():
+    stages = line["cost"]
+    stages["after"] = stages.get("after") or stages["before"]
+    found = Cost()
+    for purposes in stages.values():
         for purpose, (calls, sent, said) in purposes.items():
-            model = setting.model if purpose == "forward" else setting.optimizer_model
-            price = _price(model)
-            known = price and price[0] * sent + price[1] * said
-            usd = None if usd is None or known is None else usd + known
-            paid = "price unknown" if known is None else f"${known:.2f}"
-            rows.append(
-                f"  {stage:8} {purpose:8} {model:14} {calls:6,} calls "
-                f"{sent:10,} + {said:9,} tokens  {paid}"
-            )
-    rows.append(f"  in all {'at unknown prices' if usd is None else f'${usd:.2f}'}")
-    return "\n".join(rows)
+            price = _price(setting.model if purpose == "forward" else setting.optimizer_model)
+            found.calls[purpose] += calls
+            found.tokens[0] += sent
+            found.tokens[1] += said
+            usd = price and price[0] * sent + price[1] * said
+            found.usd = None if found.usd is None or usd is None else found.usd + usd
+    return found
+
+
+def row(task: str, method: str, found: Cost) -> str:
+    """Of the table; sums over seeds."""
+    numbers = [found.calls[purpose] for purpose in ("forward", "backward", "optimize")]
+    cells = [f"{found.seeds * number:,}" for number in (*numbers, *found.tokens)]
+    usd = "unknown" if found.usd is None else f"${found.seeds * found.usd:.2f}"
+    return f"| {task} | {method} | {found.seeds} | {' | '.join(cells)} | {usd} |"
 
 
 def _price(model: str) -> tuple[float, float] | None:

@@ -50,10 +50,13 @@ def prompts_hash() -> str:
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
-def queued(path: Path = Path(__file__).parent / "queue.json") -> list[Setting]:
-    """The runs of a queue: {"common": settings, "blocks": [settings with lists of "task", "method"
-    and "seed"]}, block by block, in each seed by seed, then task by task, then method by method."""
-    queue = json.loads(path.read_text("utf-8"))
+def queued(name: str = "small") -> list[Setting]:
+    """The runs of a queue, a file beside this one.
+
+    It is {"common": settings, "blocks": [settings, with lists of "task", "method" and "seed"]}.
+    Runs go block by block; in each seed by seed, then task by task, then method by method.
+    """
+    queue = json.loads((Path(__file__).parent / f"{name}.json").read_text("utf-8"))
     found = []
     for block in queue["blocks"]:
         given = {**queue["common"], **block}
