@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ def one(setting: Setting, arguments: argparse.Namespace) -> None:
     print(f"{time.strftime('%H:%M:%S')} {setting.task} {setting.method} {setting.seed}", flush=True)
     api_base = arguments.api_base
     if METHODS[setting.method].peer:
-        line = theirs(setting, arguments.data, arguments.out, api_base, arguments.peers)
+        tokens = setting.tokens or tokens_of_ours(setting, lines.read(arguments.results))
+        line = theirs(setting, tokens, arguments.data, arguments.out, api_base, arguments.peers)
     else:
         arguments.out.mkdir(parents=True, exist_ok=True)
         make = partial(engine, api_base=api_base)
@@ -74,6 +75,13 @@ def engine(name: str, max_tokens: int, api_base: str | None) -> Engine:
     """A model by name, here or at a server."""
     options: dict[str, Any] = {"api_base": api_base, "api_key": "ours"} if api_base else {}
     return ta.engine(name, max_tokens=max_tokens, timeout=None, **options)
+
+
+def tokens_of_ours(setting: Setting, found: list[lines.Line]) -> int | None:
+    """What training took `sgd` in the same setting, which a peer may spend as well."""
+    key = replace(setting, method="sgd").key()
+    same = [line for line in found if line["key"] == key]
+    return sum(c[1] + c[2] for c in same[0]["cost"]["training"].values()) if same else None
 
 
 def summary(line: lines.Line) -> str:

@@ -19,8 +19,13 @@ from textautograd.data import Example
 from textautograd.errors import UsageError
 
 
-def theirs(setting: Setting, root: Path, out: Path, api_base: str, peers: Path) -> Line:
-    """Runs a setting in the environment `peers`, through the metering server at `api_base`."""
+def theirs(
+    setting: Setting, tokens: int | None, root: Path, out: Path, api_base: str, peers: Path
+) -> Line:
+    """Runs a setting in the environment `peers`, through the metering server at `api_base`.
+
+    `tokens` is what training may cost, where the peer can be held to it.
+    """
     found = METHODS[setting.method].peer
     assert found
     script, name = found
@@ -29,7 +34,8 @@ def theirs(setting: Setting, root: Path, out: Path, api_base: str, peers: Path) 
     folder = out / "peers" / place
     folder.mkdir(parents=True, exist_ok=True)
     run = f"{place}-{time.time_ns()}"
-    (folder / "job.json").write_text(json.dumps(job(setting, questions, api_base, run)), "utf-8")
+    told = {**job(setting, questions, api_base, run), "tokens": tokens}
+    (folder / "job.json").write_text(json.dumps(told), "utf-8")
     result_file = folder / "result.json"
     result_file.unlink(missing_ok=True)
     started = time.time()
@@ -53,7 +59,7 @@ def theirs(setting: Setting, root: Path, out: Path, api_base: str, peers: Path) 
         "instructions": result["instructions"],
         "steps": result["steps"],
         "stopped": None,
-        "settings": result["settings"],
+        "settings": {**result["settings"], "tokens": tokens},
         "cost": cost(api_base, run),
         "seconds": round(time.time() - started),
         "versions": result["versions"],
@@ -82,7 +88,6 @@ def job(setting: Setting, questions: Questions, api_base: str, run: str) -> dict
         "seed": setting.seed,
         "batch_size": setting.batch_size,
         "steps": setting.steps,
-        "tokens": setting.tokens,
         "gate": True,
     }
 

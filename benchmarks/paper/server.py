@@ -1,6 +1,7 @@
 """Local models behind one OpenAI-compatible address that meters every run.
 
     python -m benchmarks.paper.server --model qwen2.5-coder-0.5b --model qwen2.5-coder-1.5b
+    python -m benchmarks.paper.server --upstream NAME=http://127.0.0.1:8091/v1
 
 The API key is the name of a run, and may name a phase of it: "Bearer RUN" or "Bearer RUN/phase".
 `GET /v1/usage?run=RUN` tells calls, tokens, errors and seconds (of all calls, added up) by phase.
@@ -201,7 +202,10 @@ def load(name: str, slots: int, context: int, threads: int) -> tuple[Any, Upstre
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", action="append", required=True, help="as of ta.engine: local/…")
+    parser.add_argument("--model", action="append", default=[], help="as of ta.engine: local/…")
+    parser.add_argument(
+        "--upstream", action="append", default=[], help="NAME=URL: a model that another server has"
+    )
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--slots", type=int, default=SLOTS, help="requests computed at once")
     parser.add_argument("--context", type=int, default=CONTEXT, help="tokens of each, on average")
@@ -209,6 +213,9 @@ def main() -> None:
     given = parser.parse_args()
     loaded = {n: load(n, given.slots, given.context, given.threads) for n in given.model}
     models = {name: upstream for name, (_, upstream) in loaded.items()}
+    models |= {name: Upstream(url) for name, _, url in (u.partition("=") for u in given.upstream)}
+    if not models:
+        parser.error("name a --model or an --upstream")
     # A client that has gone is a call given up, upon which llama.cpp stops generating.
     web.run_app(application(models), host="127.0.0.1", port=given.port, handler_cancellation=True)
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib
-import inspect
 import itertools
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import textautograd.prompts
+from benchmarks.paper.graphs import analysts, two_hints
+from benchmarks.paper.methods import uninformed
+from textautograd.gradient import Feedback
+from textautograd.prompts.form import Form
+from textautograd.prompts.forward import forward
+from textautograd.prompts.optimize import optimize
+from textautograd.prompts.semantic import semantic
+from textautograd.prompts.textgrad import textgrad
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +46,29 @@ class Setting:
 
 
 def prompts_hash() -> str:
-    """A digest of the code that writes prompts; comments and layout do not count."""
-    names = ["forward", "quote", "form", "semantic", "textgrad", "optimize"]
-    modules = [importlib.import_module(f"{textautograd.prompts.__name__}.{name}") for name in names]
-    modules.append(importlib.import_module("benchmarks.paper.graphs"))
-    code = "".join(ast.dump(ast.parse(inspect.getsource(module))) for module in modules)
-    return hashlib.sha256(code.encode()).hexdigest()[:16]
+    """A digest of the prompts as they are written about given texts, and of the graphs."""
+    form = Form(["one", "other"], nullable=True)
+    how = [form.how(structured) for structured in ("schema", "tagged")]
+    step = {"task": "T", "inputs": {"one": "1", "other": "2"}, "output": "O", "feedback": "F"}
+    shown = [Feedback("F", inputs={"one": "1"}, output="O")]
+    written = [
+        forward("I", {"one": "1"}, "format"),
+        semantic(**step, asked=["one", "other"], how=how[0]),
+        textgrad(**step, variable="one", how=how[1]),
+        optimize("I", shown, ["tried"], how[0]),
+        uninformed("I", shown, ["tried"], how[0]),
+        form.schema(),
+        [two_hints(True), two_hints(False), analysts()],
+    ]
+    return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def queued(name: str = "small") -> list[Setting]:
     """The runs of a queue, a file beside this one.
 
     It is {"common": settings, "blocks": [settings, with lists of "task", "method" and "seed"]}.
-    Runs go block by block; in each seed by seed, then task by task, then method by method.
+    Runs go block by block; in each seed by seed, then task by task, then method by method. One that
+    is named twice is one.
     """
     queue = json.loads((Path(__file__).parent / f"{name}.json").read_text("utf-8"))
     found = []
@@ -64,4 +78,4 @@ def queued(name: str = "small") -> list[Setting]:
         given["sizes"] = tuple(given["sizes"])
         for seed, task, method in itertools.product(*lists):
             found.append(Setting(task, method, seed=seed, **given))
-    return found
+    return list(dict.fromkeys(found))
