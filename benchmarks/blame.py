@@ -16,11 +16,13 @@ Instructions are corrupted in three ways: the output's *format*, a wrong *subtas
 *hint*. The defect is planted in each node of a graph equally often, the last one included, and any
 first part of the cases is balanced over shapes, kinds and nodes, so a run may be cut at any time.
 
-How blame is read from the gradients, defined before anything was measured:
+How blame is read from the gradients, defined before any case of this seed was measured:
 
-- A node is *asked* to change if its output got a gradient that is not `None` and that does not say
-  in words that nothing needs to change (`asks`; the rule `textgrad` cannot return `None`). The last
-  node is always asked: the loss does it.
+- A node is *asked* to change if its output got a gradient that is not `None`, that does not say in
+  words that nothing needs to change, and that is not the very value the node has (`asks`; the rule
+  `textgrad` cannot return `None`). The last node is always asked: the loss does it. That a gradient
+  may be the value itself was added after three cases of seed 0: a model of 0.5 billion parameters
+  often replies with the value it wants.
 - **blame**, the main measure, falls where the chain of requests that starts at the output ends: on
   the asked nodes of whose predecessors none is asked. k of them share it, 1/k each: the expected
   accuracy of a random pick. In a node after the defect a change is rightly asked for, as its value
@@ -54,7 +56,7 @@ from textautograd.engines import Engine, Request, Scripted
 from textautograd.errors import ReplyError, UsageError
 
 CASES = 105
-SEED = 0
+SEED = 1  # seed 0 was looked at: see above
 MAX_TOKENS = 200
 IN_FLIGHT = 8
 RULES: dict[str, Any] = {
@@ -314,9 +316,12 @@ _YET = re.compile(
 )
 
 
-def asks(text: str | None) -> bool:
-    """Whether a gradient asks for a change, and does not only say that none is needed."""
-    return text is not None and not (_NOTHING.search(text) and not _YET.search(text))
+def asks(text: str | None, value: str) -> bool:
+    """Whether a gradient asks that a value change: it neither is that value, nor only says that
+    nothing needs to change."""
+    if text is None or text.strip(" .\"'`") == value.strip(" .\"'`"):
+        return False
+    return not (_NOTHING.search(text) and not _YET.search(text))
 
 
 def scores(case: Case, said: Mapping[str, str | None], failed: int = 0) -> dict[str, float]:
@@ -324,7 +329,8 @@ def scores(case: Case, said: Mapping[str, str | None], failed: int = 0) -> dict[
     if failed:
         return dict.fromkeys(MEASURES, 0.0)
     result = list(case.graph)[-1]
-    asked = {n for n in case.graph if n == result or asks(said[n])}
+    was = values(case.graph, case.instructions, case.question)
+    asked = {n for n in case.graph if n == result or asks(said[n], was[n])}
     ends = [n for n in asked if not asked.intersection(case.graph[n][1])]
     length = {n: len((said[n] or "").split()) for n in ends}
     longest = [n for n in ends if length[n] == max(length.values())]

@@ -74,10 +74,14 @@ def test_what_shares_blame_counts_its_part_and_the_longest_breaks_the_tie() -> N
         ("The list should remain as it is.", False),
         ("The list is correct but should be sorted.", True),
         ("Leave out fig.", True),
+        ("fig, plum", False),
+        ("fig, plum.", False),
+        ("plum, fig", True),
+        ("FIG, PLUM", True),
     ],
 )
 def test_what_asks_for_a_change(text: str | None, expected: bool) -> None:
-    assert blame.asks(text) is expected
+    assert blame.asks(text, "fig, plum") is expected
 
 
 def test_any_first_part_is_balanced() -> None:
