@@ -39,13 +39,22 @@ OPTIMIZERS = [
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_T5_a_first_step_with_default_arguments_asks_with_whole_texts(kind: Any) -> None:
     """TextGrad: its momentum optimizer sent `None` for a prompt, and failed with its defaults."""
-    engine = Scripted(lambda request: json.dumps({"prompt": "Be exact."}))
-    x = nn.Parameter("Be brief.", name="x")
-    x.grad = ta.Gradient([ta.Feedback("Be exact.", inputs={"q": "why?"}, output="so")])
+
+    def reply(request: Request) -> str:
+        names = request.schema["properties"] if request.schema else ["said"]
+        return json.dumps(dict.fromkeys(names, "Be exact."))
+
+    engine = Scripted(reply)
+    agent = nn.LLM("Be brief.", engine=engine)
     with ta.use_engine(engine):
-        assert kind([x]).step().accepted
-    assert x.data == "Be exact."
-    for call in engine.calls:
+        optimizer = kind(agent.parameters())
+        nn.ExactMatchLoss()(agent("why?"), "so").backward(rule=optimizer.rule)
+        scores = {"Be brief.": 1.0, "Be exact.": 0.0}
+        assert optimizer.step(lambda: scores[agent.instruction.data]).accepted
+    assert agent.state_dict() == {"instruction": "Be exact."}
+    calls = [call for call in engine.calls if call.purpose == "optimize"]
+    assert calls
+    for call in calls:
         for message in call.messages:
             assert isinstance(message["content"], str) and "None" not in message["content"]
         assert "Be brief." in call.messages[-1]["content"]

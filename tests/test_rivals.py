@@ -14,6 +14,7 @@ from test_fit import world as sgd_world
 import textautograd as ta
 from textautograd import nn, optim
 from textautograd.engines import Request, Scripted
+from textautograd.identity import identity
 
 
 def world(request: Request) -> str:
@@ -64,6 +65,34 @@ def test_textgrad_shows_all_feedback_with_its_context_and_memory_works_T4_T5_T7(
     assert "None" not in prompt and "q0 of" not in prompt
     optimizer.zero_grad()
     assert not optimizer.step().accepted and len(asked(engine)) == 2
+
+
+def test_textgrad_asks_about_instructions_too_T9() -> None:
+    """As its source: one call for each predecessor that requires grad, the system prompt among
+    them, and for a rule of that name alone none for the instruction."""
+    agent, engine, optimizer = made(optim.TextGrad)
+    backed(optimizer, agent, "q of hardness 9")
+    about = [
+        re.findall("The variable is (.+). Give", text)[0] for text in asked(engine, "backward")
+    ]
+    assert sorted(about) == ["hint", *2 * ["instruction (shown in task)"]]
+    (feedback,) = agent.solve.instruction.grad or ()
+    assert feedback.text == "a better instruction" and feedback.output == "wrong by Solve it"
+    assert dict(feedback.inputs or {}) == {
+        "question": "q of hardness 9",
+        "hint": "hint by Give a hint.",
+    }
+    optimizer.step()
+    assert all("a better instruction" in text for text in asked(engine))
+    agent, engine, optimizer = made(optim.TextGrad)
+    agent.solve.instruction.requires_grad = False
+    backed(optimizer, agent, "q of hardness 9")
+    assert len(asked(engine, "backward")) == 2
+    agent, engine, optimizer = made(optim.TextGrad)
+    loss = nn.ExactMatchLoss()(agent(question="q of hardness 9"), "right")
+    loss.backward(rule=ta.rules.blind(optimizer.rule))
+    assert len(asked(engine, "backward")) == 3
+    assert len({identity(rule) for rule in (optimizer.rule, ta.rules.textgrad)}) == 2
 
 
 def test_textgrad_writes_nothing_before_all_replies_are_in_T6() -> None:
@@ -121,6 +150,79 @@ def test_optoprime_takes_prose_as_it_is_O1_O2_O7(word: str) -> None:
     assert optimizer.step().changes == {"solve.instruction": ("Solve it", word)}
 
 
+def test_optoprime_shows_what_was_rejected_and_takes_it_from_no_reply() -> None:
+    new = "A"
+
+    def reply(request: Request) -> str:
+        if request.purpose != "optimize" or request.schema is None:
+            return world(request)
+        return json.dumps(dict.fromkeys(request.schema["properties"], new))
+
+    agent, engine, optimizer = made(optim.OptoPrime, reply)
+    backed(optimizer, agent, "a of hardness 9")
+    assert not optimizer.step(lambda: 1.0).accepted
+    new = "B"
+    assert not optimizer.step(lambda: 1.0).accepted
+    first, second = asked(engine)
+    assert "<tried-" not in first and "suggest others" not in first
+    for name in ("hint-instruction", "solve-instruction"):
+        assert f"<tried-1-{name}>\nA\n" in second
+    assert "suggest others" in second
+    new = "A"  # for both parameters at once, as before
+    assert "it was tried" in str(optimizer.step(lambda: 1.0).why)
+    temperatures = [call.temperature for call in engine.calls if call.purpose == "optimize"]
+    assert temperatures == [0, 1, 1, 1]
+
+
+def test_optoprime_says_so_where_nothing_is_suggested() -> None:
+    def reply(request: Request) -> str:
+        if request.purpose != "optimize" or request.schema is None:
+            return world(request)
+        return json.dumps(dict.fromkeys(request.schema["properties"], "no change"))
+
+    agent, engine, optimizer = made(optim.OptoPrime, reply)
+    backed(optimizer, agent, "a of hardness 9")
+    assert "nothing changed: rewrite refused" in str(optimizer.step())
+    optimizer.step()
+    assert [call.temperature for call in engine.calls if call.purpose == "optimize"] == [0, 0, 1, 1]
+
+
+def test_optoprime_documents_each_operation_once_and_shows_what_texts_are_made_of() -> None:
+    def look_up(what: str) -> str:
+        """Finds it in the book."""
+        return f"book on {what}"
+
+    engine = Scripted(
+        lambda r: "{}" if r.purpose == "optimize" else f"said {len(r.messages[1]['content'])}"
+    )
+    p, q = nn.Parameter("First {x}", name="p"), nn.Parameter("and second", name="q")
+    solve = nn.LLM("Solve it", engine=engine, output_format="One word.")
+    solve.instruction.requires_grad = False
+    losses = []
+    for i in range(3):
+        asks = ta.fill(p, x=f"{q.data} {i}") + q
+        found = ta.call_tool(look_up, what=asks)
+        losses.append(nn.ExactMatchLoss()(solve(question=asks, found="Book: " + found), "right"))
+    ta.mean(losses).backward(rule=optim.OptoPrime.rule)
+    optim.OptoPrime([p, q], engine=engine).step()
+    prompt = asked(engine)[0]
+    code = prompt.split("</code>")[0]
+    assert prompt.count("Finds it in the book.") == 1 and prompt.count("complete: ") == 1
+    assert len(re.findall(r"= look_up\(what=value-\d+\)", code)) == 3
+    assert len(re.findall(r"^value-\d+ = made\(variable-p, variable-q\)$", code, re.M)) == 3
+    tool = dict(re.findall(r"^(value-\d+) = look_up(.*)$", code, re.M))
+    assert {m for m in re.findall(r"= made\((value-\d+)\)", code)} == set(tool)
+    assert len(set(re.findall(r"output_format=(\S+)\)", code))) == 1 and "\nOne word.\n" in prompt
+
+
+def test_optoprime_takes_feedback_that_a_loss_had_on_the_parameter_itself() -> None:
+    engine = Scripted(lambda r: json.dumps({"reasoning": "r", "p": "better"}))
+    p = nn.Parameter("word", name="p")
+    nn.ExactMatchLoss()("The " + p, "The end").backward(rule=optim.OptoPrime.rule)
+    assert optim.OptoPrime([p], engine=engine).step().accepted
+    assert "<feedback-1-on-variable-p>" in asked(engine)[0]
+
+
 def test_optoprime_refuses_unknown_names() -> None:
     def reply(request: Request) -> str:
         return json.dumps({"other": "x"}) if request.purpose == "optimize" else world(request)
@@ -159,7 +261,11 @@ def test_optoprime_prompt_grows_linearly_also_where_paths_are_many_O4() -> None:
 
 
 def test_copro_needs_a_gate_and_no_gradient_and_shows_scores() -> None:
-    agent, engine, optimizer = made(optim.COPRO, breadth=3, depth=2)
+    def reply(request: Request) -> str:
+        marks = "!" * (1 + request.sample % 3)
+        return json.dumps({"instruction": f"Solve it, attempt {request.sample} {marks}"})
+
+    agent, engine, optimizer = made(optim.COPRO, reply, breadth=3, depth=2)
     with pytest.raises(ta.Error, match="closure"):
         optimizer.step()
 
@@ -170,15 +276,26 @@ def test_copro_needs_a_gate_and_no_gradient_and_shows_scores() -> None:
     optimizer.step(closure)
     assert agent.state_dict() == before
     result = optimizer.step(closure)
-    assert result.before == 1.0 and result.after == 0.25 and len(result.candidates) == 3
+    assert result.before == 1.0 and result.after == 0.25 and len(result.candidates) == 2
     samples = [call.sample for call in engine.calls]
-    assert len(engine.calls) == len(set(samples)) == 6
-    assert "<instruction>\nSolve it\n" in asked(engine)[3]
+    assert len(engine.calls) == len(set(samples)) == 4  # the present one is the third attempt
+    assert "<instruction>\nSolve it\n" in asked(engine)[2]
     optimizer.load_state_dict(json.loads(json.dumps(optimizer.state_dict())))
     optimizer.step(closure)
     optimizer.step(closure)
     last = asked(engine)[-1]
-    assert "-loss>\n0.25\n" in last and last.count("-loss>") == 6
+    assert len(engine.calls) == 4 + 6
+    losses = re.findall(r"<attempt-\d+-loss>\n(.*)\n", last)
+    assert losses == ["1", "0.333333", "0.25"]  # the best one last
+    optimizer.step(closure)
+    assert "<instruction>\nGive a hint.\n" in asked(engine)[-1] and len(engine.calls) == 12
+
+
+def test_fit_evaluates_each_of_copros_proposals_in_full() -> None:
+    history = fit(optim.COPRO, Scripted(world))
+    tried = [state for state in history.states if state["state"]]
+    assert tried and all(state["loss"] is not None for state in tried)
+    assert not any(m["gate_samples_saved"] for m in history.metrics)
 
 
 def fit(kind: Any, engine: Any, **options: Any) -> ta.History:
@@ -234,6 +351,6 @@ def test_fit_pays_for_neither_batch_nor_backward_where_no_gradient_is_needed() -
 def test_fit_takes_the_optimizers_rule() -> None:
     engine = Scripted(world)
     fit(optim.TextGrad, engine)
-    assert "The variable is hint" in asked(engine, "backward")[0]
+    assert any("The variable is hint" in text for text in asked(engine, "backward"))
     engine = Scripted(world)
     assert fit(optim.OptoPrime, engine).accepted and not asked(engine, "backward")

@@ -22,7 +22,8 @@ class FitGate:
     Losses are compared over the samples that failed in neither state. A candidate wins if it has a
     lower loss and no more failures than the old state, or an equal loss and fewer failures. One
     that cannot win any more, as losses are not negative, is stopped: the decision is the same as
-    after evaluating it in full. `saved` counts the samples that this left out.
+    after evaluating it in full. `saved` counts the samples that this left out. With `in_full` none
+    is stopped: then each has its loss.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class FitGate:
         examples: Sequence[Example],
         loss_fn: Callable[[Any, str], TextVariable],
         workers: int,
+        in_full: bool = False,
     ) -> None:
         self.module = module
         self.examples = list(examples)
         self.loss_fn = loss_fn
         self.workers = workers
+        self.in_full = in_full
         self.saved = 0
         self._old: list[Row] | None = None
 
@@ -88,7 +91,7 @@ class FitGate:
             try:
                 for sample in ended[:known]:
                     sample.wait()
-                if not has_lost(old, [*rows[:known], *[None] * (len(old) - known)]):
+                if self.in_full or not has_lost(old, [*rows[:known], *[None] * (len(old) - known)]):
                     rows[index] = self._outcome(self.examples[index])
             finally:
                 ended[index].set()

@@ -44,7 +44,8 @@ def trace(node: Node, gradient: Gradient, engine: Engine | None = None) -> Pulle
     """No call: passes the feedback on as it is, with a record of each node it came through.
 
     So the graph, from the feedback back to every parameter, is in the parameters' gradients, and
-    goes when they go: `optim.OptoPrime` reads it. Exact operations leave no record of their own.
+    goes when they go: `optim.OptoPrime` reads it. Exact operations leave no record of their own,
+    but a text that came through one differs from what the record says was used.
     """
     if not gradient:
         return [None] * len(node.predecessors)
@@ -54,6 +55,7 @@ def trace(node: Node, gradient: Gradient, engine: Engine | None = None) -> Pulle
     step = Step(
         node.operation.name,
         getattr(node.operation, "task", ""),
+        getattr(node.operation, "output_format", None),
         dict(zip(node.operation.names, node.inputs, strict=True)),
         str(node.output),
         own,
@@ -100,14 +102,17 @@ def _semantic_prompt(task: str, names: Sequence[str], texts: Shown, how: str) ->
     return semantic_prompt(task, *_unpacked(texts), names, how)
 
 
-async def textgrad(node: Node, gradient: Gradient, engine: Engine | None) -> Pulled:
+async def textgrad(
+    node: Node, gradient: Gradient, engine: Engine | None, *, instructions: bool = False
+) -> Pulled:
     """One call per predecessor, concurrently, each showing the whole conversation, as TextGrad.
 
     Sibling texts are visible in it; what it lacks is joint attribution and siblings as variables
-    that could be asked to change instead.
+    that could be asked to change instead. With `instructions` (by `functools.partial`) an
+    instruction is such a predecessor too, as a system prompt is in TextGrad: one more call.
     """
     step = _Step(node, gradient)
-    pulled, asked = step.pulled(), step.asked()
+    pulled, asked = step.pulled(), step.asked(instructions)
     if not asked:
         return pulled
     llm = engine or default_engine()
@@ -181,7 +186,8 @@ def follow(
     Raises:
         GraphError: if it is not one gradient, str or `None` per predecessor.
     """
-    if rule in (semantic, textgrad) or isinstance(rule, blind):
+    own = rule.func if isinstance(rule, partial) else rule
+    if own in (semantic, textgrad) or isinstance(rule, blind):
         found: Coroutine[Any, Any, Pulled] = rule(node, gradient, engine)
         return found
     return _follow(rule, node, gradient, engine)
@@ -257,14 +263,14 @@ class _Step:
         about = Feedback(self.feedback, inputs=self.inputs, output=str(self.node.output))
         return [Gradient([about]) if name == "instruction" else None for name in self.names]
 
-    def asked(self) -> list[int]:
+    def asked(self, instructions: bool = False) -> list[int]:
         """The slots that a call must be made for."""
         if self.feedback is None:
             return []
         return [
             slot
             for slot, (name, p) in enumerate(zip(self.names, self.node.predecessors, strict=True))
-            if p.requires_grad and name != "instruction"
+            if p.requires_grad and (instructions or name != "instruction")
         ]
 
     def task(self) -> str:
@@ -284,6 +290,8 @@ class _Step:
         """The gradient of a slot that was asked about."""
         if text is None:
             return None
+        if self.names[slot] == "instruction":
+            return Gradient([Feedback(text, inputs=self.inputs, output=str(self.node.output))])
         return Gradient([Feedback(text, output=str(self.node.inputs[slot]))])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from textautograd.gradient import Feedback, listed
 
@@ -16,10 +16,11 @@ class Step:
 
     operation: str
     task: str
+    output_format: str | None
     inputs: Mapping[str, str]
     output: str
     feedback: Sequence[str]
-    uses: Sequence[tuple[Step, str]]
+    uses: Sequence[tuple[Step, str]] = field(repr=False)  # all that came later
     reached: Sequence[str]
 
 

@@ -163,7 +163,7 @@ def fit(
             stack.enter_context(budget)
         bar = Progress("fit", "step", steps, lambda: meter.spent, visible=progress)
         stack.enter_context(bar).update(len(history.metrics))
-        gate = FitGate(module, gate_set, loss_fn, _workers(module))
+        gate = FitGate(module, gate_set, loss_fn, _workers(module), optimizer.needs_losses)
         try:
             for step in range(len(history.metrics), steps):
                 batch = _batch(loader, step)

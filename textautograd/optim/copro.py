@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from textautograd import rules
 from textautograd.data.sampling import check_int
 from textautograd.engines.base import Engine, Message
-from textautograd.errors import StateError, UsageError
-from textautograd.optim.check import Check, objection
+from textautograd.errors import UsageError
 from textautograd.optim.gate import Gate
 from textautograd.optim.optimizer import Candidate, StepResult
-from textautograd.optim.rewriting import Drawn, Key, Rewriting
+from textautograd.optim.rewriting import Drawn, Key, Options, Rewriting, lists_in
 from textautograd.prompts.propose import FORM, propose
 from textautograd.prompts.summarise import check_fits
 from textautograd.variable import TextVariable
@@ -23,44 +22,37 @@ Attempt = tuple[str, float | None]
 class COPRO(Rewriting):
     """COPRO (DSPy), with `SGD`'s interface: proposals and their scores, no gradients.
 
-    Each step is one round for one parameter, the next in turn: it proposes `breadth` instructions,
-    in the first round from the present one, in later ones from the best `breadth` attempts with
-    their losses; the gate's are the scores, so `step` needs one. After `depth` rounds it begins
-    anew. Scores are those of the step that tried an instruction, with the other parameters as they
+    Each step is one round for one parameter, the next in turn. The first round proposes `breadth`
+    - 1 instructions from the present one, which is the last of the attempts; later rounds propose
+    `breadth` from the best `breadth` attempts with their losses. The gate's are the scores, so
+    `step` needs one, and `fit` stops no candidate early. After `depth` rounds it begins anew.
+    Scores are those of the step that tried an instruction, with the other parameters as they
     were then; the source evaluates all of them again each round. Method after dspy 3.4.1,
     `dspy/teleprompt/copro_optimizer.py`.
 
     Args:
-        params, engine, seed, temperature, check: as of `SGD`; what does not require grad stays.
-        breadth: instructions to propose per step.
+        params, engine, seed, check: as of `SGD`; what does not require grad stays.
+        breadth: attempts per round, at least 2; `candidates`, by `SGD`'s name, goes before it.
         depth: rounds for each parameter.
-        candidates: if given, the breadth, by `SGD`'s name.
+        temperature: as of `SGD`; 1.4 by default, as in the source.
     """
 
     rule = staticmethod(rules.none)
     needs_gradients = False
+    needs_losses = True
 
     def __init__(
         self,
         params: Iterable[TextVariable],
         *,
-        engine: Engine | str | None = None,
         breadth: int = 10,
         depth: int = 3,
-        candidates: int | None = None,
-        seed: int = 0,
-        temperature: float = 1.4,
-        check: Check = objection,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            params,
-            engine=engine,
-            candidates=breadth if candidates is None else candidates,
-            seed=seed,
-            temperature=temperature,
-            check=check,
-        )
-        check_int("COPRO", "breadth", breadth, at_least=1)
+        options.setdefault("candidates", breadth)
+        options.setdefault("temperature", 1.4)
+        super().__init__(params, **options)
+        check_int("COPRO", "breadth", self.candidates, at_least=2)
         check_int("COPRO", "depth", depth, at_least=1)
         self.depth = depth
         self._attempts: dict[str, list[Attempt]] = {name: [] for name in self.names}
@@ -80,18 +72,9 @@ class COPRO(Rewriting):
         Raises:
             StateError: it is no such state; the optimizer stays as it was.
         """
-        attempts: dict[str, list[Attempt]] = {name: [] for name in self.names}
-        found = state.get("attempts", {}) if isinstance(state, dict) else {}
-        for name in self.names if isinstance(found, dict) else [""]:
-            made = found.get(name, []) if isinstance(found, dict) else [None]
-            for attempt in made if isinstance(made, list) else [None]:
-                match attempt:
-                    case [str(text), int() | float() | None as loss]:
-                        attempts[name].append((text, loss))
-                    case _:
-                        raise StateError("COPRO's 'attempts' are {name: [[text, loss], …]}")
+        made = lists_in(state, "attempts", self.names, _is_attempt, "[text, loss]")
         super().load_state_dict(state)
-        self._attempts = attempts
+        self._attempts = {name: [(text, loss) for text, loss in made[name]] for name in self.names}
 
     def step_with(self, gate: Gate | None) -> StepResult:
         """`step`, for a gate that evaluates and compares the states itself.
@@ -101,10 +84,8 @@ class COPRO(Rewriting):
         """
         if gate is None:
             raise UsageError("COPRO chooses by scores: step(closure), with closure() -> loss")
-        turn, old = (
-            self._turn(),
-            {name: p.data for name, p in zip(self.names, self.params, strict=True)},
-        )
+        turn = self._turn()
+        old = {name: p.data for name, p in zip(self.names, self.params, strict=True)}
         result = super().step_with(gate)
         if turn is not None:
             name, number = turn
@@ -126,7 +107,7 @@ class COPRO(Rewriting):
         return names[index], number % self.depth
 
     async def propose(self, engine: Engine) -> list[Candidate]:
-        """Draws `breadth` states in which one parameter is another."""
+        """Draws states in which one parameter is another."""
         turn = self._turn()
         if turn is None:
             return []
@@ -137,7 +118,7 @@ class COPRO(Rewriting):
         check_fits(engine, FORM, lambda how: propose(fixed or {"attempt-1": ""}, how))
         return await self.drawn(
             (i, [name], self._one(engine, name, param, fixed, texts, i))
-            for i in range(self.candidates)
+            for i in range(self.candidates - (number == 0))
         )
 
     async def _one(
@@ -149,22 +130,14 @@ class COPRO(Rewriting):
         texts: Mapping[Key, str],
         candidate: int,
     ) -> Drawn:
-        old, tried = param.data, [text for text, _ in self._attempts[name] if text != param.data]
+        tried = [text for text, _ in self._attempts[name] if text != param.data]
 
         def prompt(texts: Mapping[Key, str], how: str) -> list[Message]:
             return propose({**fixed, **{key[0]: text for key, text in texts.items()}}, how)
 
-        parts = await self.ask(
-            engine,
-            FORM,
-            candidate,
-            f"{name} {prompt(texts, '')}",
-            texts,
-            prompt,
-            lambda parts: self.check(parts["instruction"] or "", old, tried, []),
-            differ=True,
+        return await self.rewritten(
+            engine, FORM, name, param, candidate, texts, prompt, tried, differ=True
         )
-        return parts if isinstance(parts, Exception) else {name: parts["instruction"] or old}
 
     def _shown(self, name: str) -> dict[Key, str]:
         """The best attempts, from worst to best."""
@@ -172,10 +145,17 @@ class COPRO(Rewriting):
         texts: dict[Key, str] = {}
         for i, (text, loss) in enumerate(reversed(best), 1):
             texts[f"attempt-{i}",] = text
-            said = "not better than the ones after it" if loss is None else f"{loss:g}"
+            said = "unknown: samples failed" if loss is None else f"{loss:g}"
             texts[f"attempt-{i}-loss",] = said
         return texts
 
 
 def _loss(attempt: Attempt) -> float:
     return float("inf") if attempt[1] is None else attempt[1]
+
+
+def _is_attempt(value: Any) -> bool:
+    match value:
+        case [str(), int() | float() | None as loss] if not isinstance(loss, bool):
+            return True
+    return False

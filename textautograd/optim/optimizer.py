@@ -90,7 +90,8 @@ class Optimizer:
 
     `rule` makes the gradients that the optimizer is meant for: `loss.backward(rule=optimizer.rule)`
     for any of them; `fit` does so unless it is given another. One that sets `needs_gradients` to
-    False works without: for it `fit` runs no forward and no backward pass on the batch.
+    False works without: for it `fit` runs no forward and no backward pass on the batch. One that
+    sets `needs_losses` to True learns from bad candidates' losses too: `fit` stops none early.
 
     Args:
         params: the parameters to rewrite.
@@ -104,6 +105,7 @@ class Optimizer:
 
     rule: Rule = staticmethod(semantic)
     needs_gradients = True
+    needs_losses = False
 
     def __init__(
         self,

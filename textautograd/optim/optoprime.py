@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from textautograd import rules
 from textautograd.data.sampling import check_int
 from textautograd.engines.base import Engine, Message
 from textautograd.errors import StateError, UsageError
-from textautograd.gradient import Gradient, listed
-from textautograd.optim.check import Check, objection
+from textautograd.gradient import Feedback, Gradient, listed
 from textautograd.optim.gate import Gate
 from textautograd.optim.optimizer import Candidate, StepResult
-from textautograd.optim.rewriting import Drawn, Key, Parts, Rewriting, as_constraints, data_of
+from textautograd.optim.rewriting import (
+    Drawn,
+    Key,
+    Options,
+    Parts,
+    Rewriting,
+    as_constraints,
+    data_of,
+)
 from textautograd.prompts.form import Form
-from textautograd.prompts.graph import graph
+from textautograd.prompts.graph import COMPLETE, MADE, graph
 from textautograd.prompts.quote import tags
 from textautograd.prompts.summarise import check_fits
 from textautograd.traced import Step, Traced, steps_of
@@ -31,7 +38,8 @@ class OptoPrime(Rewriting):
     records of the calls it came through to the parameters. One call per candidate then sees all of
     it (calls, values, parameters, feedback; of all samples in the batch, what they share once) and
     replies with its reasoning and a text, or "no change", for each parameter. The parameters of a
-    reply are changed together or not at all. Method after trace-opt 0.1.3.8,
+    reply are changed together or not at all; after that, their rewrites are shown as tried, and
+    refused. Method after trace-opt 0.1.3.8,
     `opto/optimizers/optoprime.py`.
 
     Args:
@@ -46,22 +54,11 @@ class OptoPrime(Rewriting):
         self,
         params: Iterable[TextVariable],
         *,
-        engine: Engine | str | None = None,
-        candidates: int = 1,
-        seed: int = 0,
-        temperature: float = 1.0,
         constraints: Sequence[str] = (),
         memory_size: int = 0,
-        check: Check = objection,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            params,
-            engine=engine,
-            candidates=candidates,
-            seed=seed,
-            temperature=temperature,
-            check=check,
-        )
+        super().__init__(params, **options)
         check_int("OptoPrime", "memory_size", memory_size, at_least=0)
         self.constraints = as_constraints("OptoPrime", constraints)
         self.memory_size = memory_size
@@ -100,7 +97,7 @@ class OptoPrime(Rewriting):
         """`step`, for a gate that evaluates and compares the states itself."""
         live = self.live()
         used = {name: param.data for name, param in live}
-        said = listed(list(dict.fromkeys([f.text for _, p in live for f in _feedback(p.grad)])))
+        said = listed(list(dict.fromkeys([f.text for _, p in live for f in _distinct(p.grad)])))
         result = super().step_with(gate)
         if used and self.memory_size:
             self._memory = [*self._memory, (used, said)][-self.memory_size :]
@@ -124,7 +121,7 @@ class OptoPrime(Rewriting):
             reasoning = f"_{reasoning}"
         form = Form([reasoning, *names], nullable=True)
         empty = dict.fromkeys(seen.texts, "")
-        check_fits(engine, form, lambda how: self._messages(seen, empty, [], how))
+        check_fits(engine, form, lambda how: self._messages(seen, empty, how))
         return await self.drawn(
             (i, names, self._suggest(engine, form, seen, live, i)) for i in range(self.candidates)
         )
@@ -138,16 +135,12 @@ class OptoPrime(Rewriting):
         candidate: int,
     ) -> Drawn:
         texts: dict[Key, str] = dict(seen.texts)
-        for i, (values, said) in enumerate(self._memory):
-            texts |= {("past", i, name): text for name, text in values.items()}
-            texts["past feedback", i, "feedback"] = said
-
-        def prompt(texts: Mapping[Key, str], how: str) -> list[Message]:
-            past = [
-                ({n: texts["past", i, n] for n in values}, texts["past feedback", i, "feedback"])
-                for i, (values, _) in enumerate(self._memory)
-            ]
-            return self._messages(seen, texts, past, how)
+        for i, (values, said) in enumerate(self._memory, 1):
+            texts |= {(f"past-{i}-{name}", name): text for name, text in values.items()}
+            texts[f"past-{i}-feedback", "feedback"] = said
+        for name, _ in live:
+            for i, text in enumerate(self._tried[name][-4:], 1):
+                texts[f"tried-{i}-{name}", name] = text
 
         def changed(parts: Parts) -> dict[str, str]:
             return {n: new for n, p in live if (new := parts[n]) is not None and new != p.data}
@@ -156,86 +149,102 @@ class OptoPrime(Rewriting):
             new = changed(parts)
             for name, param in live:
                 data = data_of(param.grad) if param.grad else []
-                tried = self._tried[name] if len(new) == 1 else []
+                tried = self._tried[name]
                 if name in new and (why := self.check(new[name], param.data, tried, data)):
                     return f"{name}: {why}"
-            return None
+            return None if new else "no variable changes, and there is feedback"
 
         parts = await self.ask(
             engine,
             form,
             candidate,
-            f"{prompt(texts, '')}",
+            "",
             texts,
-            prompt,
+            lambda texts, how: self._messages(seen, texts, how),
             objected,
-            differ=any(self._tried.values()),
+            differ=any(self._tried[name] for name, _ in live),
         )
         return parts if isinstance(parts, Exception) else changed(parts)
 
-    def _messages(
-        self, seen: Graph, texts: Mapping[Key, str], past: Sequence[Past], how: str
-    ) -> list[Message]:
-        values = {key[1]: text for key, text in texts.items() if key[0] == "value"}
-        feedback = {key[1]: text for key, text in texts.items() if key[0] == "feedback"}
-        return graph(seen.code, seen.variables, self.constraints, values, feedback, past, how)
+    def _messages(self, seen: Graph, texts: Mapping[Key, str], how: str) -> list[Message]:
+        blocks = {
+            "code": "\n".join(seen.code),
+            "documentation": "\n".join(seen.documentation),
+            **seen.variables,
+            **{key[0]: text for key, text in texts.items()},
+        }
+        return graph(blocks, self.constraints, how)
 
 
 class Graph:
-    """What the parameters' gradients recorded: lines of code, and each text once, by name."""
+    """What the parameters' gradients recorded: lines of code, what its operations do, and each
+    text once, by name; each only if it is there."""
 
     def __init__(self, live: Sequence[tuple[str, TextVariable]]) -> None:
         shown = tags([f"variable-{name}" for name, _ in live])
         own = {name: shown[f"variable-{name}"] for name, _ in live}
         self.variables = {own[name]: param.data for name, param in live}
-        self.code: list[str] = []
+        self.code: dict[str, None] = {}
+        self.documentation: dict[str, None] = {}
         self.texts: dict[Key, str] = {}
         self._names: dict[str, str] = {}
-        used: dict[tuple[Step, str], str] = {}
+        self._said: dict[str, set[str]] = {}
         first: dict[Step, None] = {}
+        whole: dict[tuple[Step, str], str] = {}  # inputs that are a parameter
+        made: dict[tuple[Step, str], list[str]] = {}  # inputs that were made of others, exactly
         for name, param in live:
             for found in _distinct(param.grad):
-                if isinstance(found, Traced):
-                    used[found.step, found.slot] = own[name]
-                    first[found.step] = None
-                else:
+                if not isinstance(found, Traced):
                     self._say(own[name], found.text)
+                    continue
+                first[found.step] = None
+                if found.step.inputs[found.slot] == param.data:
+                    whole[found.step, found.slot] = own[name]
+                else:
+                    made.setdefault((found.step, found.slot), []).append(own[name])
         for step in steps_of(first):
-            inputs = ", ".join(
-                f"{slot}={used.get((step, slot)) or self._value(text)}"
+            given = {
+                slot: whole.get((step, slot)) or self._value(text, made.get((step, slot)))
                 for slot, text in step.inputs.items()
-            )
-            does = f"  # {' '.join(step.task.split())}" if step.task else ""
+            }
+            if step.output_format is not None:
+                given["output_format"] = self._value(step.output_format)
+            inputs = ", ".join(f"{slot}={value}" for slot, value in given.items())
             result = self._value(step.output)
-            self.code.append(f"{result} = {step.operation}({inputs}){does}")
+            self.code[f"{result} = {step.operation}({inputs})"] = None
+            task = " ".join(step.task.split()) or COMPLETE
+            self.documentation[f"{step.operation}: {task}"] = None
             for text in step.feedback:
                 self._say(result, text)
+            for later, slot in step.uses:
+                if later.inputs[slot] != step.output:
+                    made.setdefault((later, slot), []).append(result)
 
-    def _value(self, text: str) -> str:
+    def _value(self, text: str, made_of: Sequence[str] | None = None) -> str:
         if text not in self._names:
             name = self._names[text] = f"value-{len(self._names) + 1}"
-            self.texts["value", name] = text
-        return self._names[text]
+            self.texts[name, name] = text
+        name = self._names[text]
+        if made_of:
+            self.code[f"{name} = made({', '.join(dict.fromkeys(made_of))})"] = None
+            self.documentation[MADE] = None
+        return name
 
     def _say(self, about: str, text: str) -> None:
-        number = sum(key[0] == "feedback" and key[2] == about for key in self.texts)
-        name = f"feedback-{number + 1}-on-{about}"
-        if text not in [t for k, t in self.texts.items() if k[0] == "feedback" and k[2] == about]:
-            self.texts["feedback", name, about] = text
+        said = self._said.setdefault(about, set())
+        if text not in said:
+            said.add(text)
+            self.texts[f"feedback-{len(said)}-on-{about}", about] = text
 
 
-def _distinct(gradient: Gradient | None) -> list[Any]:
+def _distinct(gradient: Gradient | None) -> list[Feedback]:
     return [] if gradient is None else list(gradient.distinct())
 
 
-def _feedback(gradient: Gradient | None) -> list[Any]:
-    return _distinct(gradient)
-
-
 def _check_traced(name: str, param: TextVariable) -> None:
-    """Feedback without a graph is right only where a loss read the parameter itself."""
+    """Feedback on an instruction's call comes from another rule."""
     for found in _distinct(param.grad):
-        if not isinstance(found, Traced) and (found.inputs or found.output != param.data):
+        if found.inputs is not None and not isinstance(found, Traced):
             raise UsageError(
                 f"OptoPrime reads the graph, and the gradient of {name} holds none: call "
                 "loss.backward(rule=optimizer.rule)"

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypedDict
 
 from textautograd import dispatch
 from textautograd.calling import mismatch
@@ -18,13 +18,25 @@ from textautograd.identity import identity
 from textautograd.optim.check import Check, is_long, objection
 from textautograd.optim.optimizer import Candidate, Optimizer
 from textautograd.prompts.form import Form, fill_in
-from textautograd.prompts.summarise import fitted
+from textautograd.prompts.summarise import check_fits, fitted
 from textautograd.variable import TextVariable
 
 Key = tuple[Any, ...]
 Parts = Mapping[str, str | None]
 Drawn = Mapping[str, str] | Exception
 """A draw's rewrites by parameter name, or why there are none."""
+Prompt = Callable[[Mapping[Key, str], str], list[Message]]
+"""(texts, how to reply) → messages."""
+
+
+class Options(TypedDict, total=False):
+    """The arguments that all of them take."""
+
+    engine: Engine | str | None
+    candidates: int
+    seed: int
+    temperature: float
+    check: Check
 
 
 class Rewriting(Optimizer):
@@ -67,6 +79,26 @@ class Rewriting(Optimizer):
         """The parameters that have a gradient; without one, nothing is rewritten."""
         return [(n, p) for n, p in zip(self.names, self.params, strict=True) if p.grad]
 
+    async def each(
+        self,
+        engine: Engine,
+        form: Form,
+        bare: Callable[[str, TextVariable, str], list[Message]],
+        rewrite: Callable[[Engine, str, TextVariable, int], Coroutine[Any, Any, Drawn]],
+    ) -> list[Candidate]:
+        """Candidates in which each live parameter is rewritten by a call of its own.
+
+        `bare(name, parameter, how)` is its prompt without what could be summarised.
+        """
+        live = self.live()
+        for name, param in live:  # before any of them is paid for
+            check_fits(engine, form, partial(bare, name, param))
+        return await self.drawn(
+            (i, [name], rewrite(engine, name, param, i))
+            for i in range(self.candidates)
+            for name, param in live
+        )
+
     async def drawn(
         self, draws: Iterable[tuple[int, Sequence[str], Coroutine[Any, Any, Drawn]]]
     ) -> list[Candidate]:
@@ -77,7 +109,7 @@ class Rewriting(Optimizer):
         """
         started = [(i, names, dispatch.start(draw)) for i, names, draw in draws]
         found = await dispatch.arrived([pending for _, _, pending in started])
-        candidates = [Candidate({}) for _ in range(self.candidates)]
+        candidates = [Candidate({}) for _ in range(1 + max((i for i, *_ in started), default=-1))]
         for (i, names, _), rewrites in zip(started, found, strict=True):
             if isinstance(rewrites, Exception):
                 candidates[i].problems |= dict.fromkeys(names, str(rewrites))
@@ -87,24 +119,52 @@ class Rewriting(Optimizer):
             raise found[0]
         return _distinct(candidates)
 
+    async def rewritten(
+        self,
+        engine: Engine,
+        form: Form,
+        name: str,
+        param: TextVariable,
+        candidate: int,
+        texts: Mapping[Key, str],
+        prompt: Prompt,
+        tried: Sequence[str],
+        *,
+        differ: bool,
+    ) -> Drawn:
+        """A parameter's new text, the one part of `form`."""
+        (part,), old = form.names, param.data
+        data = data_of(param.grad) if param.grad else []
+        parts = await self.ask(
+            engine,
+            form,
+            candidate,
+            name,
+            texts,
+            prompt,
+            lambda parts: self.check(parts[part] or "", old, tried, data),
+            differ=differ,
+        )
+        return parts if isinstance(parts, Exception) else {name: parts[part] or old}
+
     async def ask(
         self,
         engine: Engine,
         form: Form,
         candidate: int,
-        asked: str,
+        about: str,
         texts: Mapping[Key, str],
-        prompt: Callable[[Mapping[Key, str], str], list[Message]],
+        prompt: Prompt,
         check: Callable[[Parts], str | None],
         *,
         differ: bool,
     ) -> Parts | Exception:
         """The parts of one reply, or why there are none.
 
-        One draw is at temperature 0, unless it should `differ` from an earlier one or what was
-        `asked` brought nothing usable before; several are at `temperature`.
+        One draw is at temperature 0, unless it should `differ` from an earlier one or the same
+        prompt `about` the same brought nothing usable before; several are at `temperature`.
         """
-        key = _digest(asked)
+        key = _digest(f"{about} {prompt(texts, '')}")
         differ = differ or self.candidates > 1 or key in self._refused
         request = partial(
             Request,
@@ -181,13 +241,20 @@ def as_constraints(kind: str, constraints: Sequence[str]) -> list[str]:
     return list(constraints)
 
 
-def texts_under(state: Any, key: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """`{name: [text, …]}` from a state, or `StateError`."""
+def lists_in(
+    state: Any, key: str, names: Sequence[str], is_item: Callable[[Any], bool], what: str
+) -> dict[str, list[Any]]:
+    """`{name: [item, …]}` from a state, or `StateError`."""
     found = state.get(key, {}) if isinstance(state, dict) else {}
-    kept: dict[str, Any] = {"": None}
+    lists: dict[str, Any] = {"": None}
     if isinstance(found, dict):
-        kept = {name: found.get(name, []) for name in names}
-    for texts in kept.values():
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise StateError(f"the optimizer's {key!r} is {{name: [text, …]}}")
-    return kept
+        lists = {name: found.get(name, []) for name in names}
+    for items in lists.values():
+        if not isinstance(items, list) or not all(map(is_item, items)):
+            raise StateError(f"the optimizer's {key!r} is {{name: [{what}, …]}}")
+    return {name: list(items) for name, items in lists.items()}
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a text, as an item of a state."""
+    return isinstance(value, str)

@@ -19,12 +19,10 @@ from textautograd.optim.rewriting import (
     Key,
     Rewriting,
     check_called,
-    data_of,
     shown,
     texts_of,
 )
 from textautograd.prompts.optimize import FORM, optimize
-from textautograd.prompts.summarise import check_fits
 from textautograd.variable import TextVariable
 
 Prompt = Callable[[str, Sequence[Feedback], Sequence[str], str], list[Message]]
@@ -89,23 +87,19 @@ class SGD(Rewriting):
 
     async def propose(self, engine: Engine) -> list[Candidate]:
         """Draws `candidates` whole new states."""
-        live = self.live()
-        for _, param in live:  # before any of them is paid for
-            check_fits(engine, FORM, lambda how: self._messages(param.data, [], [], how))  # noqa: B023
-        return await self.drawn(
-            (i, [name], self._rewrite(engine, name, param, i))
-            for i in range(self.candidates)
-            for name, param in live
+        return await self.each(
+            engine,
+            FORM,
+            lambda name, param, how: self._messages(param.data, [], [], how),
+            self._rewrite,
         )
 
     async def _rewrite(
         self, engine: Engine, name: str, param: TextVariable, candidate: int
     ) -> Drawn:
-        gradient = param.grad
-        assert gradient is not None
+        assert param.grad is not None
         old, tried = param.data, self._tried[name]
-        examples, rejected = self._examples(gradient, name, candidate), tried[-4:]
-        data = data_of(gradient)
+        examples, rejected = self._examples(param.grad, name, candidate), tried[-4:]
 
         def prompt(texts: Mapping[Key, str], how: str) -> list[Message]:
             return self._messages(
@@ -115,17 +109,10 @@ class SGD(Rewriting):
                 how,
             )
 
-        parts = await self.ask(
-            engine,
-            FORM,
-            candidate,
-            f"{name} {self._messages(old, examples, rejected, '')}",
-            texts_of(examples, rejected),
-            prompt,
-            lambda parts: self.check(parts["prompt"] or "", old, tried, data),
-            differ=bool(tried),
+        texts = texts_of(examples, rejected)
+        return await self.rewritten(
+            engine, FORM, name, param, candidate, texts, prompt, tried, differ=bool(tried)
         )
-        return parts if isinstance(parts, Exception) else {name: parts["prompt"] or old}
 
     def _messages(
         self, old: str, examples: Sequence[Feedback], tried: Sequence[str], how: str

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Unpack
 
 from textautograd import rules
 from textautograd.data.sampling import check_int
 from textautograd.engines.base import Engine, Message
-from textautograd.optim.check import Check, objection
+from textautograd.gradient import Feedback
 from textautograd.optim.gate import Gate
 from textautograd.optim.optimizer import Candidate, StepResult
 from textautograd.optim.rewriting import (
     Drawn,
     Key,
+    Options,
     Rewriting,
     as_constraints,
-    data_of,
+    is_text,
+    lists_in,
     shown,
     texts_of,
-    texts_under,
 )
 from textautograd.prompts.rewrite import FORM, rewrite
-from textautograd.prompts.summarise import check_fits
 from textautograd.variable import TextVariable
 
 
 class TextGrad(Rewriting):
     """Textual gradient descent (TextGrad, arXiv 2406.07496), with `SGD`'s interface.
 
-    Gradients come from `rules.textgrad`; an instruction's is the feedback on its call, with the
-    conversation. One call per candidate rewrites each parameter that has a gradient from *all* of
-    its feedback, all of them concurrently; what is written is written at once. Method after
-    textgrad 0.1.8, `optimizer/optimizer.py`.
+    Gradients come from `rules.textgrad` with `instructions`: one call for each predecessor of a
+    call and one for its instruction. One call per candidate rewrites each parameter that has a
+    gradient from *all* of its feedback, shown with the conversation that it is about; parameters
+    are rewritten concurrently, and written at once. Method after textgrad 0.1.8,
+    `autograd/llm_ops.py` and `optimizer/optimizer.py`; a gate is what it has not.
 
     Args:
         params, engine, candidates, seed, temperature, check: as of `SGD`.
@@ -41,29 +43,18 @@ class TextGrad(Rewriting):
         momentum_window: earlier texts of the parameter that are shown.
     """
 
-    rule = staticmethod(rules.textgrad)
+    rule = staticmethod(partial(rules.textgrad, instructions=True))
 
     def __init__(
         self,
         params: Iterable[TextVariable],
         *,
-        engine: Engine | str | None = None,
-        candidates: int = 1,
-        seed: int = 0,
-        temperature: float = 1.0,
         constraints: Sequence[str] = (),
         gradient_memory: int = 0,
         momentum_window: int = 0,
-        check: Check = objection,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            params,
-            engine=engine,
-            candidates=candidates,
-            seed=seed,
-            temperature=temperature,
-            check=check,
-        )
+        super().__init__(params, **options)
         check_int("TextGrad", "gradient_memory", gradient_memory, at_least=0)
         check_int("TextGrad", "momentum_window", momentum_window, at_least=0)
         self.constraints = as_constraints("TextGrad", constraints)
@@ -92,7 +83,9 @@ class TextGrad(Rewriting):
         Raises:
             StateError: it is no such state; the optimizer stays as it was.
         """
-        feedback, values = (texts_under(state, key, self.names) for key in ("feedback", "values"))
+        feedback, values = (
+            lists_in(state, key, self.names, is_text, "text") for key in ("feedback", "values")
+        )
         super().load_state_dict(state)
         self._feedback, self._values = feedback, values
 
@@ -108,50 +101,42 @@ class TextGrad(Rewriting):
 
     async def propose(self, engine: Engine) -> list[Candidate]:
         """Draws `candidates` whole new states."""
-        live = self.live()
-        for name, param in live:  # before any of them is paid for
-            check_fits(engine, FORM, lambda how: self._messages(name, param.data, {}, [], how))  # noqa: B023
-        return await self.drawn(
-            (i, [name], self._rewrite(engine, name, param, i))
-            for i in range(self.candidates)
-            for name, param in live
+        return await self.each(
+            engine,
+            FORM,
+            lambda name, param, how: self._messages(name, param.data, [], {}, how),
+            self._rewrite,
         )
 
     async def _rewrite(
         self, engine: Engine, name: str, param: TextVariable, candidate: int
     ) -> Drawn:
-        gradient = param.grad
-        assert gradient is not None
-        old, tried = param.data, self._tried[name]
-        examples, data = list(gradient.distinct()), data_of(gradient)
+        assert param.grad is not None
+        old, tried, examples = param.data, self._tried[name], list(param.grad.distinct())
         texts = texts_of(examples, [])
         texts |= {("past", i, "feedback"): text for i, text in enumerate(self._feedback[name])}
         texts |= {("past", i, "variable"): text for i, text in enumerate(self._values[name])}
 
         def prompt(texts: Mapping[Key, str], how: str) -> list[Message]:
-            return self._messages(
-                name, old, texts, [shown(e, i, texts) for i, e in enumerate(examples)], how
-            )
+            now = [shown(example, i, texts) for i, example in enumerate(examples)]
+            return self._messages(name, old, now, texts, how)
 
-        parts = await self.ask(
-            engine,
-            FORM,
-            candidate,
-            f"{name} {prompt(texts, '')}",
-            texts,
-            prompt,
-            lambda parts: self.check(parts["variable"] or "", old, tried, data),
-            differ=bool(tried),
+        return await self.rewritten(
+            engine, FORM, name, param, candidate, texts, prompt, tried, differ=bool(tried)
         )
-        return parts if isinstance(parts, Exception) else {name: parts["variable"] or old}
 
     def _messages(
-        self, name: str, old: str, texts: Mapping[Key, str], examples: Sequence[Any], how: str
+        self,
+        name: str,
+        old: str,
+        examples: Sequence[Feedback],
+        texts: Mapping[Key, str],
+        how: str,
     ) -> list[Message]:
-        past = {
-            kind: [text for key, text in texts.items() if (key[0], key[-1]) == ("past", kind)]
-            for kind in ("feedback", "variable")
-        }
+        past: dict[str, list[str]] = {"feedback": [], "variable": []}
+        for key, text in texts.items():
+            if key[0] == "past":
+                past[key[-1]].append(text)
         role = f"{name}, a text that a system of language models uses"
         return rewrite(
             old, role, examples, past["feedback"], past["variable"], self.constraints, how
