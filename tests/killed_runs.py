@@ -1,4 +1,5 @@
-"""Runs killed with SIGKILL and resumed, against a server here: `python tests/killed_runs.py N`.
+"""Runs killed with SIGKILL and resumed, against a server here:
+`python tests/killed_runs.py N [SGD | TextGrad | OptoPrime | COPRO]`.
 
 A moment is the n-th call of a phase, as it arrives or just after it was answered, or the n-th file
 that is opened or renamed in the run's directory. When it comes, every reply that was given before
@@ -12,6 +13,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -31,8 +33,16 @@ import textautograd as ta
 from textautograd import nn, optim
 from textautograd.data import Example
 from textautograd.engines import HTTP
+from textautograd.prompts import graph, optimize, propose, rewrite
 
 PHASES = ("forward", "backward", "step", "gate", "checkpoint")
+OPTIMIZERS = {  # and the phases in which its runs make calls, or write files
+    "SGD": PHASES,
+    "TextGrad": PHASES,
+    "OptoPrime": ("forward", "step", "gate", "checkpoint"),
+    "COPRO": ("step", "gate", "checkpoint"),
+}
+STEPS = {module.SYSTEM for module in (graph, optimize, propose, rewrite)}
 TRAIN = [Example(f"question {i} of hardness {1 + i % 3}", "right") for i in range(6)]
 VAL = [Example(f"held-out {i} of hardness {i % 4}", "right") for i in range(5)]
 RESULTS = ("best.json", "metrics.jsonl", "states.jsonl", "checkpoint.json", "run.json")
@@ -49,7 +59,7 @@ class Agent(nn.Module):
 
 
 def phase_of(body: dict[str, Any]) -> str:
-    if "better instruction" in body["messages"][0]["content"]:
+    if body["messages"][0]["content"] in STEPS:
         return "step"
     if "response_format" in body:
         return "backward"
@@ -61,24 +71,29 @@ def reply(body: dict[str, Any]) -> str:
     exclamation marks as it is hard."""
     system, user = (m["content"] for m in body["messages"][:2])
     phase = phase_of(body)
-    if phase == "step":
-        old = user.split("\n")[1]
-        lucky = int(hashlib.sha256(user.encode()).hexdigest(), 16) % 3
-        return json.dumps({"prompt": f"{old} better{'!' if lucky else '?'}"})
-    if phase == "backward":
+    if phase in ("step", "backward"):
         names = body["response_format"]["json_schema"]["schema"]["properties"]
-        return json.dumps({name: f"a better {name}" for name in names})
+        say = better if phase == "step" else "a better {}".format
+        return json.dumps({name: say(name, user) for name in names})
     if system.startswith("Give"):
         return f"hint by {system}"
     hard = int(user.split("\n")[1].split()[-1])
     return "right" if system.count("!") >= hard else f"wrong by {system}"
 
 
-def train(url: str, folder: str) -> None:
+def better(name: str, user: str) -> str:
+    """A new text for what a rewriting prompt shows: an exclamation mark more, or nothing won."""
+    tags = f"instruction|variable|attempt-1|variable-{re.sub('[^A-Za-z]', '-', name)}"
+    old = re.search(f"<({tags})>\\n(.*)\\n", user)
+    drawn = int(hashlib.sha256(user.encode()).hexdigest(), 16)
+    return f"{old[2] if old else 'Because'} better {drawn % 99}{'!' if drawn % 3 else '?'}"
+
+
+def train(url: str, folder: str, kind: str) -> None:
     """One run, to its end; its process is named to the server by the key."""
     engine = HTTP("tiny", url, api_key=f"process-{os.getpid()}")
     agent = Agent().to(engine)
-    optimizer = optim.SGD(agent.parameters(), engine=engine, seed=1)
+    optimizer = getattr(optim, kind)(agent.parameters(), engine=engine, seed=1)
     ta.fit(
         agent,
         TRAIN,
@@ -93,15 +108,16 @@ def train(url: str, folder: str) -> None:
 
 
 def fork_on_demand() -> None:
-    """For each line (url, folder, file event to die at) a process, forked when all is imported."""
+    """For each line (url, folder, optimizer, file event to die at) a process, forked when all is
+    imported."""
     import aiohttp  # noqa: F401  or each child would
 
     for line in sys.stdin:
-        url, folder, last = json.loads(line)
+        url, folder, kind, last = json.loads(line)
         if (child := os.fork()) == 0:
             if last:
                 _die_at(last)
-            train(url, folder)
+            train(url, folder, kind)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
@@ -246,10 +262,10 @@ def serving() -> Iterator[Server]:
         thread.join()
 
 
-def killed(count: int, seed: int = 0) -> Counter[str]:
+def killed(count: int, seed: int = 0, kind: str = "SGD") -> Counter[str]:
     """Kills runs that many times in all and checks each; returns the kills by phase."""
-    rng, done = random.Random(seed), Counter[str]()
-    with serving() as server, tempfile.TemporaryDirectory() as temporary, _forking() as run:
+    rng, done, phases = random.Random(seed), Counter[str](), OPTIMIZERS[kind]
+    with serving() as server, tempfile.TemporaryDirectory() as temporary, _forking(kind) as run:
         undisturbed = Path(temporary) / "undisturbed"
         assert run(server, undisturbed) == 0
         expected, calls = results(undisturbed), Counter(server.came)
@@ -257,7 +273,7 @@ def killed(count: int, seed: int = 0) -> Counter[str]:
             folder, code = Path(tempfile.mkdtemp(dir=temporary)), -signal.SIGKILL
             server.begin(folder)
             while code != 0:
-                phase = PHASES[done.total() % len(PHASES)]
+                phase = phases[done.total() % len(phases)]
                 n = rng.randint(1, 24 if phase == "checkpoint" else 2 if phase == "step" else 6)
                 server.moment = Moment(phase, n, rng.random() < 0.5)
                 if done.total() == count:
@@ -274,7 +290,7 @@ def killed(count: int, seed: int = 0) -> Counter[str]:
 
 
 @contextmanager
-def _forking() -> Iterator[Any]:
+def _forking(kind: str) -> Iterator[Any]:
     command = [sys.executable, __file__, "--fork"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -285,7 +301,7 @@ def _forking() -> Iterator[Any]:
         def run(server: Server, folder: Path) -> int:
             moment = server.moment
             event = moment.n if moment and moment.phase == "checkpoint" else None
-            asks.write(json.dumps([server.url, str(folder), event]) + "\n")
+            asks.write(json.dumps([server.url, str(folder), kind, event]) + "\n")
             asks.flush()
             return int(says.readline())
 
@@ -308,5 +324,5 @@ if __name__ == "__main__":
     else:
         number = int(sys.argv[1]) if len(sys.argv) > 1 else 100
         begun = time.monotonic()
-        kills = killed(number)
+        kills = killed(number, kind=(sys.argv[2:] or ["SGD"])[0])
         print(f"{number} kills ({dict(kills)}) in {time.monotonic() - begun:.0f} s")

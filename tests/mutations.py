@@ -244,8 +244,8 @@ MUTATIONS = [
     Mutation(
         "an input that is a constant is asked about",
         "rules.py",
-        'if p.requires_grad and name != "instruction"',
-        'if name != "instruction"',
+        'if p.requires_grad and (instructions or name != "instruction")',
+        'if instructions or name != "instruction"',
         "rules",
     ),
     Mutation(
@@ -315,8 +315,8 @@ MUTATIONS = [
     Mutation(
         "who answers first decides what fit's gate evaluates",
         "fit_gate.py",
-        "if not has_lost(old, [*rows[:known], *[None] * (len(old) - known)]):",
-        "if not has_lost(old, rows):",
+        "not has_lost(old, [*rows[:known], *[None] * (len(old) - known)]):",
+        "not has_lost(old, rows):",
         "order::test_threads_and_order_of_completion_change_nothing",
     ),
     Mutation(

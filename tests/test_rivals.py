@@ -152,11 +152,12 @@ def test_optoprime_takes_prose_as_it_is_O1_O2_O7(word: str) -> None:
 
 def test_optoprime_shows_what_was_rejected_and_takes_it_from_no_reply() -> None:
     new = "A"
+    other: dict[str, str] = {}
 
     def reply(request: Request) -> str:
         if request.purpose != "optimize" or request.schema is None:
             return world(request)
-        return json.dumps(dict.fromkeys(request.schema["properties"], new))
+        return json.dumps({**dict.fromkeys(request.schema["properties"], new), **other})
 
     agent, engine, optimizer = made(optim.OptoPrime, reply)
     backed(optimizer, agent, "a of hardness 9")
@@ -172,6 +173,8 @@ def test_optoprime_shows_what_was_rejected_and_takes_it_from_no_reply() -> None:
     assert "it was tried" in str(optimizer.step(lambda: 1.0).why)
     temperatures = [call.temperature for call in engine.calls if call.purpose == "optimize"]
     assert temperatures == [0, 1, 1, 1]
+    other = {"solve.instruction": "C"}
+    assert len(optimizer.step(lambda: len(agent.solve.instruction.data)).changes) == 2
 
 
 def test_optoprime_says_so_where_nothing_is_suggested() -> None:

@@ -38,8 +38,8 @@ class OptoPrime(Rewriting):
     records of the calls it came through to the parameters. One call per candidate then sees all of
     it (calls, values, parameters, feedback; of all samples in the batch, what they share once) and
     replies with its reasoning and a text, or "no change", for each parameter. The parameters of a
-    reply are changed together or not at all; after that, their rewrites are shown as tried, and
-    refused. Method after trace-opt 0.1.3.8,
+    reply are changed together or not at all; rejected texts are shown as tried, and a reply that
+    suggests nothing else is refused. Method after trace-opt 0.1.3.8,
     `opto/optimizers/optoprime.py`.
 
     Args:
@@ -146,13 +146,17 @@ class OptoPrime(Rewriting):
             return {n: new for n, p in live if (new := parts[n]) is not None and new != p.data}
 
         def objected(parts: Parts) -> str | None:
-            new = changed(parts)
+            new, again = changed(parts), []
             for name, param in live:
-                data = data_of(param.grad) if param.grad else []
-                tried = self._tried[name]
-                if name in new and (why := self.check(new[name], param.data, tried, data)):
-                    return f"{name}: {why}"
-            return None if new else "no variable changes, and there is feedback"
+                if name in new:
+                    data = data_of(param.grad) if param.grad else []
+                    if why := self.check(new[name], param.data, [], data):
+                        return f"{name}: {why}"
+                    again.append(self.check(new[name], param.data, self._tried[name], data))
+            if not new:
+                return "no variable changes, and there is feedback"
+            # one that failed in other company may do well in this
+            return again[0] if all(again) else None
 
         parts = await self.ask(
             engine,
