@@ -120,3 +120,27 @@ def test_failures_are_forwarded_and_counted() -> None:
     assert found[0][1]["error"]["message"] == "too long"
     assert usage[""]["errors"] == 7 and usage[""]["calls"] == 8
     assert usage[""]["output_tokens"] == 3  # also of a draw whose sister failed
+
+
+def test_garbage_is_refused_in_json_and_counts_no_tokens() -> None:
+    choices = {"choices": [{"message": {"content": "x"}}]}
+    garbage: list[Any] = [[], None, {}, {"choices": {}}, {"choices": [1]}]
+    odd = [[1], {"prompt_tokens": "x", "completion_tokens": -5}, {"prompt_tokens": True}]
+
+    async def use(client: Client) -> Any:
+        bad = [await client.chat() for _ in garbage]
+        good = [await client.chat() for _ in odd]
+        good.append(await client.chat(n=2))
+        refused = [await client.chat(n=n) for n in (-3, 0, True, 1.5, 10**9)]
+        refused.append(await client.chat(n=2, seed="x"))
+        return bad, good, refused, (await client.get("usage?run=r"))[""]
+
+    script = [*garbage, *(choices | {"usage": usage} for usage in odd), choices, choices]
+    with faults(*({"json": body} for body in script)) as a:
+        bad, good, refused, usage = through(use, a=a)
+    assert [status for status, _ in bad] == [502] * 5
+    assert all("no choices" in body["error"]["message"] for _, body in bad)
+    assert [status for status, _ in good] == [200] * 4
+    assert [status for status, _ in refused] == [400] * 6
+    assert usage["calls"] == 5 + 3 + 2 + 6 and usage["errors"] == 11
+    assert usage["input_tokens"] == usage["output_tokens"] == usage["cached_tokens"] == 0

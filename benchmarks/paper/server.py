@@ -26,6 +26,7 @@ from aiohttp import web
 
 MAX_TOKENS = 512
 SLOTS = 8  # requests computed at once
+REPLIES = 128  # to one request at most, as OpenAI's
 CONTEXT = 3072  # tokens for each of them; one may use what the others leave
 
 
@@ -40,12 +41,12 @@ class Usage:
     errors: int = 0
     seconds: float = 0.0
 
-    def add(self, usage: Mapping[str, Any]) -> None:
-        """What a reply says that it took."""
-        self.input_tokens += usage.get("prompt_tokens") or 0
-        self.output_tokens += usage.get("completion_tokens") or 0
-        details = usage.get("prompt_tokens_details") or {}
-        self.cached_tokens += details.get("cached_tokens") or 0
+    def add(self, usage: Any) -> None:
+        """What a reply says that it took; what is no number of tokens counts as none."""
+        self.input_tokens += _tokens(usage, "prompt_tokens")
+        self.output_tokens += _tokens(usage, "completion_tokens")
+        details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
+        self.cached_tokens += _tokens(details, "cached_tokens")
 
 
 @dataclass(frozen=True)
@@ -117,14 +118,17 @@ class Proxy:
             return _refusal(400, "replies cannot be streamed: they are metered")
         if body.get("max_tokens") is None and body.get("max_completion_tokens") is None:
             body["max_tokens"] = MAX_TOKENS
-        wanted = body.pop("n", None) or 1
-        if not isinstance(wanted, int):
-            return _refusal(400, f"n must be a whole number, not {wanted!r}")
+        wanted = body.pop("n", None)
+        wanted = 1 if wanted is None else wanted
+        if type(wanted) is not int or not 1 <= wanted <= REPLIES:
+            return _refusal(400, f"n must be from 1 to {REPLIES}, not {wanted!r:.80}")
+        if wanted > 1 and type(body.get("seed", 0)) not in (int, type(None)):
+            return _refusal(400, f"seed must be a whole number, not {body['seed']!r:.80}")
         used.calls += wanted - 1
         answers = await asyncio.gather(*(self._ask(upstream, b) for b in _draws(body, wanted)))
         for answer in answers:
             if answer.status == 200:
-                used.add(answer.body.get("usage") or {})
+                used.add(answer.body.get("usage"))
         return next((a for a in answers if a.status != 200), None) or _joined(answers)
 
     async def _ask(self, upstream: Upstream, body: dict[str, Any]) -> Answer:
@@ -132,9 +136,12 @@ class Proxy:
         headers = {"Authorization": f"Bearer {upstream.key}"} if upstream.key else {}
         try:
             async with self.session.post(address, json=body, headers=headers) as response:
-                return Answer(response.status, await response.json(content_type=None))
+                answer = Answer(response.status, await response.json(content_type=None))
         except (aiohttp.ClientError, ValueError) as error:
             return _refusal(502, f"the model's server failed: {error}")
+        if answer.status == 200 and not _is_completion(answer.body):
+            return _refusal(502, f"the model's server sent no choices: {answer.body!r:.200}")
+        return answer
 
 
 def application(models: Mapping[str, Upstream]) -> web.Application:
@@ -156,6 +163,16 @@ def _refusal(status: int, message: str) -> Answer:
     return Answer(status, {"error": {"message": message, "type": "invalid_request_error"}})
 
 
+def _is_completion(body: Any) -> bool:
+    choices = body.get("choices") if isinstance(body, dict) else None
+    return isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices)
+
+
+def _tokens(usage: Any, name: str) -> int:
+    number = usage.get(name) if isinstance(usage, dict) else None
+    return number if type(number) is int and number > 0 else 0
+
+
 def _draws(body: dict[str, Any], wanted: int) -> list[dict[str, Any]]:
     # With one seed for all, the replies would be one.
     seed = body.get("seed")
@@ -166,13 +183,16 @@ def _joined(answers: list[Answer]) -> Answer:
     if len(answers) == 1:
         return answers[0]
     choices = [choice for answer in answers for choice in answer.body["choices"]]
-    total: dict[str, int] = {}
+    total = Usage()
     for answer in answers:
-        for name, number in (answer.body.get("usage") or {}).items():
-            if isinstance(number, int):
-                total[name] = total.get(name, 0) + number
+        total.add(answer.body.get("usage"))
+    usage = {
+        "prompt_tokens": total.input_tokens,
+        "completion_tokens": total.output_tokens,
+        "total_tokens": total.input_tokens + total.output_tokens,
+    }
     numbered = [choice | {"index": i} for i, choice in enumerate(choices)]
-    return Answer(200, answers[0].body | {"choices": numbered, "usage": total})
+    return Answer(200, answers[0].body | {"choices": numbered, "usage": usage})
 
 
 def load(name: str, slots: int, context: int, threads: int) -> tuple[Any, Upstream]:
