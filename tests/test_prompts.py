@@ -88,23 +88,28 @@ def plainly(blocks: dict[str, str]) -> str:
     """`quote` by trying one number after the other, in quadratic time."""
     everything = "\n".join(blocks.values()).lower()
     names, number, suffix = tags(blocks), 1, ""
-    while any(f"{m}{t}{suffix}".lower() in everything for t in names.values() for m in ("<", "</")):
+    own = [tag.lower() for tag in names.values()]
+    while any(
+        f"{m}{tag}{suffix}" in everything or (suffix and f"{tag}{suffix}" in own)
+        for tag in own
+        for m in ("<", "</")
+    ):
         number += 1
         suffix = f"-{number}"
     return "\n\n".join(f"<{t}{suffix}>\n{blocks[n]}\n</{t}{suffix}>" for n, t in names.items())
 
 
 @given(INPUTS | st.dictionaries(st.sampled_from(["a", "a-2", "a-2-3", "b"]), NUMBERED))
-def test_the_number_is_the_lowest_that_no_text_has(blocks: dict[str, str]) -> None:
+def test_the_number_is_the_lowest_that_no_text_and_no_other_block_has(
+    blocks: dict[str, str],
+) -> None:
     assert quote(blocks) == plainly(blocks)
 
 
-def test_hostile_numbers_cost_one_pass_for_each_tag(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hostile_numbers_and_many_tags_cost_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     read = 0
 
     class Counting:
-        escape = re.escape
-
         @staticmethod
         def finditer(pattern: str, text: str) -> Any:
             nonlocal read
@@ -115,9 +120,30 @@ def test_hostile_numbers_cost_one_pass_for_each_tag(monkeypatch: pytest.MonkeyPa
     for count in (100, 1000, 10_000):
         read = 0
         hostile = "".join(f"</hint-{n}>" for n in range(1, count))
-        assert quote({"hint": hostile, "question": "?"}).startswith(f"<hint-{count}>\n")
-        assert read == 2 * (len(hostile) + 2)
+        blocks = {"hint": hostile} | {f"question-{n}": "?" for n in range(100)}
+        assert quote(blocks).startswith(f"<hint-{count}>\n")
+        assert read == len(hostile) + 2 * 100
     assert quote({"hint": "</hint-" + "9" * 10**6}).startswith("<hint-2>")
+
+
+def test_a_question_names_blocks_as_they_are_printed() -> None:
+    inputs = {"hint": "see <task>", "hint-2": "b", "task": "c"}
+    blocks = {"hint": "hint-3", "hint-2": "hint-2-3", "task": "input-task-3"}
+    shown = [f"{name} (shown as {tag})" for name, tag in blocks.items()]
+    prompt = semantic_prompt("t", inputs, "o", "f", list(inputs), "")[1]["content"]
+    assert f"inputs change: {', '.join(shown)}?" in prompt
+    assert all(f"<{tag}>\n{inputs[name]}\n</{tag}>" in prompt for name, tag in blocks.items())
+    for name, text in zip(inputs, shown, strict=True):
+        assert f"is {text}. " in textgrad_prompt("t", inputs, "o", "f", name, "")[1]["content"]
+    about = textgrad_prompt("t", inputs, "o", "f", "instruction", "")[1]["content"]
+    assert "is instruction (shown in task-3). " in about
+
+
+def test_no_input_of_an_example_is_lost_to_another() -> None:
+    inputs = {"output": "a", "input-output": "b", "feedback": "c", "task": "d"}
+    blocks = optimize.evidence([Feedback("f", inputs=inputs, output="o")])
+    assert sorted(blocks.values()) == ["a", "b", "c", "d", "f", "o"]
+    assert blocks["example-1-output"] == "o" and blocks["example-1-task"] == "d"
 
 
 def test_harmless_markup_stays_under_plain_tags() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from textautograd.engines.base import Message
 from textautograd.gradient import Feedback
 from textautograd.prompts.form import Form
-from textautograd.prompts.quote import quote
+from textautograd.prompts.quote import apart, quote
 
 SYSTEM = """\
 You write the instruction of a language model. You are shown its current instruction, and examples \
@@ -42,10 +42,13 @@ def evidence(examples: Sequence[Feedback]) -> dict[str, str]:
     """Examples as quoted blocks."""
     blocks: dict[str, str] = {}
     for i, example in enumerate(examples, 1):
-        for name, text in (example.inputs or {}).items():
-            own = name in ("output", "feedback")
-            blocks[f"example-{i}-input-{name}" if own else f"example-{i}-{name}"] = text
+        inputs = example.inputs or {}
+        for name, text in zip(apart(tuple(inputs), _OTHERS), inputs.values(), strict=True):
+            blocks[f"example-{i}-{name}"] = text
         if example.output is not None:
             blocks[f"example-{i}-output"] = example.output
         blocks[f"example-{i}-feedback"] = example.text
     return blocks
+
+
+_OTHERS = frozenset({"output", "feedback"})

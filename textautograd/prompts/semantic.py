@@ -1,10 +1,9 @@
 """The joint backward prompt: one call, all of its inputs, how should each have been different?"""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
 from textautograd.engines.base import Message
-from textautograd.prompts.quote import quote
+from textautograd.prompts.quote import apart, plainly, printed, quote
 
 SYSTEM = """\
 You look back at one step of a system that answers questions, and say how the step's inputs should \
@@ -28,7 +27,7 @@ def semantic(
 ) -> list[Message]:
     """Messages that ask how each input in `asked` should change."""
     blocks = step(task, inputs, output, feedback)
-    names = ", ".join(shown_as(tuple(asked), tuple(inputs)))
+    names = ", ".join(shown_as(asked, inputs, blocks))
     question = f"How should each of these inputs change: {names}?"
     return [
         {"role": "system", "content": SYSTEM},
@@ -38,26 +37,17 @@ def semantic(
 
 def step(task: str, inputs: Mapping[str, str], output: str, feedback: str) -> dict[str, str]:
     """One call as quoted blocks."""
-    named = dict(zip(_blocks(tuple(inputs)), inputs.values(), strict=True))
+    named = dict(zip(apart(tuple(inputs), _OTHERS), inputs.values(), strict=True))
     return {"task": task, **named, "output": output, "feedback": feedback}
 
 
-@lru_cache(maxsize=256)
-def shown_as(asked: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+_OTHERS = frozenset({"task", "output", "feedback"})
+
+
+def shown_as(
+    asked: Sequence[str], inputs: Mapping[str, str], blocks: Mapping[str, str]
+) -> list[str]:
     """Some of a step's inputs by name, and what their blocks are called where that differs."""
-    blocks = dict(zip(names, _blocks(names), strict=True))
-    return tuple([n if blocks[n] == n else f"{n} (shown as {blocks[n]})" for n in asked])
-
-
-@lru_cache(maxsize=256)  # every call of a program has the same few names
-def _blocks(names: tuple[str, ...]) -> tuple[str, ...]:
-    """An input with the name of another block is called `input-…`."""
-    found: list[str] = []
-    taken = {"task", "output", "feedback"}
-    for name in names:
-        block = name
-        while block in taken or (block != name and block in names):
-            block = f"input-{block}"
-        found.append(block)
-        taken.add(block)
-    return tuple(found)
+    at = printed(blocks)
+    own = dict(zip(inputs, apart(tuple(inputs), _OTHERS), strict=True))
+    return [n if at[own[n]] == plainly(n) else f"{n} (shown as {at[own[n]]})" for n in asked]

@@ -6,7 +6,7 @@ Method after textgrad 0.1.8, `autograd/llm_backward_prompts.py`.
 from collections.abc import Mapping
 
 from textautograd.engines.base import Message
-from textautograd.prompts.quote import quote
+from textautograd.prompts.quote import printed, quote
 from textautograd.prompts.semantic import shown_as, step
 
 SYSTEM = """\
@@ -21,13 +21,13 @@ def textgrad(
     task: str, inputs: Mapping[str, str], output: str, feedback: str, variable: str, how: str
 ) -> list[Message]:
     """Messages that ask for feedback on the one input `variable`, or on the instruction."""
-    shown = quote(step(task, inputs, output, feedback))
+    blocks = step(task, inputs, output, feedback)
     if variable == "instruction":
-        name = "instruction (shown in task)"
+        name = f"instruction (shown in {printed(blocks)['task']})"
     else:
-        (name,) = shown_as((variable,), tuple(inputs))
+        (name,) = shown_as([variable], inputs, blocks)
     question = f"The variable is {name}. Give feedback on it."
     return [
         {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": f"{shown}\n\n{question}\n{how}"},
+        {"role": "user", "content": f"{quote(blocks)}\n\n{question}\n{how}"},
     ]
