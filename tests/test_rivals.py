@@ -294,8 +294,12 @@ def test_copro_needs_a_gate_and_no_gradient_and_shows_scores() -> None:
     assert "<instruction>\nGive a hint.\n" in asked(engine)[-1] and len(engine.calls) == 12
 
 
+class OneAtATime(Scripted):
+    max_concurrency = 1
+
+
 def test_fit_evaluates_each_of_copros_proposals_in_full() -> None:
-    history = fit(optim.COPRO, Scripted(world))
+    history = fit(optim.COPRO, OneAtATime(world))
     tried = [state for state in history.states if state["state"]]
     assert tried and all(state["loss"] is not None for state in tried)
     assert not any(m["gate_samples_saved"] for m in history.metrics)

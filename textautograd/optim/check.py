@@ -9,7 +9,8 @@ Check = Callable[[str, str, Sequence[str], Sequence[str]], str | None]
 SHINGLE = 8
 _PLACEHOLDER = re.compile(r"\{[A-Za-z_]\w*\}")
 _OURS = re.compile(
-    r"\bfeedback\b|\b(?:example|tried)[ -]\d+|\bbetter instruction\b|</?(?:prompt|instruction)\b",
+    r"\bfeedback\b|\b(?:example|tried)[ -]\d+|\b(?:attempt|past|value)-\d+"
+    r"|\bbetter instruction\b|</?(?:prompt|instruction)\b",
     re.IGNORECASE,
 )
 # Thai, Lao, Burmese, Khmer, Chinese and Japanese are written without spaces: each sign is a word.
