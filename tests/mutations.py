@@ -230,8 +230,8 @@ MUTATIONS = [
     Mutation(
         "a neighbour is left out of the joint prompt",
         "prompts/semantic.py",
-        "zip(_blocks(tuple(inputs)), inputs.values(), strict=True)",
-        "zip(_blocks(tuple(inputs))[:1], inputs.values(), strict=False)",
+        "named = dict(zip(apart(tuple(inputs), _OTHERS), inputs.values(), strict=True))",
+        "named = dict([*zip(apart(tuple(inputs), _OTHERS), inputs.values(), strict=True)][:1])",
         "rules",
     ),
     Mutation(
