@@ -13,6 +13,7 @@ import pytest
 
 import textautograd as ta
 from benchmarks import report
+from benchmarks.paper import __main__ as command
 from benchmarks.paper import dry, lines
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.graphs import STATE, Graph, analysts, two_hints
@@ -23,7 +24,13 @@ from benchmarks.paper.settings import Setting, queued
 from benchmarks.paper.statistics import interval
 from textautograd import engines
 from textautograd.engines.base import Reply, Request, Usage
-from textautograd.errors import UsageError
+from textautograd.errors import (
+    AuthenticationError,
+    ConnectionFailed,
+    ContentFilterError,
+    Error,
+    UsageError,
+)
 
 FIELDS = ["statement", "job_title", "party", "state", "source"]
 
@@ -274,12 +281,128 @@ def test_nodes_reason_and_pass_their_statement_on() -> None:
 
 def test_a_line_that_was_cut_off_is_written_over(tmp_path: Path) -> None:
     file = tmp_path / "results" / "x.jsonl"
-    lines.append(file, {"key": 1})
+    one, other = {"key": {"seed": 1}}, {"key": {"seed": 3}, "said": "a lone \ud800, é"}
+    lines.append(file, one)
     with file.open("a") as handle:
         handle.write('{"key": 2')
-    assert lines.read(file) == [{"key": 1}]
-    lines.append(file, {"key": 3})
-    assert lines.read(file) == [{"key": 1}, {"key": 3}]
+    assert lines.read(file) == [one]
+    lines.append(file, other)
+    assert lines.read(file) == [one, other]
+
+
+@pytest.mark.parametrize("damage", [b'{"key": {}, "a', b"[]", b"{}", b'{"key": 1}', b"\xff"])
+def test_a_damaged_line_is_named(tmp_path: Path, damage: bytes) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_bytes(b'{"key": {}}\n' + damage + b'\n{"key": {}}\n')
+    with pytest.raises(UsageError, match="line 2 is damaged"):
+        lines.read(file)
+
+
+class Dying(Model):
+    """Fails from the call `dies` on, or where `when` says so."""
+
+    def __init__(self, error: Error, dies: int = 0) -> None:
+        super().__init__()
+        self.error, self.dies = error, dies
+
+    def said(self, request: Request) -> str:
+        if self.when(request):
+            raise self.error
+        return super().said(request)
+
+    def when(self, request: Request) -> bool:
+        return len(self.seen) > self.dies
+
+
+def test_a_server_that_dies_leaves_no_wrong_answers(root: Path) -> None:
+    whole = Model()
+    line = run(root, "no-gate", whole)
+    total, after = len(whole.seen), line["cost"]["after"]["forward"][0]
+    assert after > 6
+    for dies in (4, total - 4):  # before training, and after it
+        with pytest.raises(ConnectionFailed):
+            run(root, "no-gate", Dying(ConnectionFailed("gone"), dies), f"{dies}.sqlite")
+    rest = Model()
+    rest.rewrites = whole.rewrites
+    assert run(root, "no-gate", rest, f"{total - 4}.sqlite")["after"] == line["after"]
+    assert len(rest.seen) < after
+
+
+def test_what_a_provider_refuses_is_a_wrong_answer(root: Path) -> None:
+    question = load("liar", root, 0, (8, 8, 6)).test[0].question
+
+    class Prudish(Dying):
+        def when(self, request: Request) -> bool:
+            return question in request.messages[1]["content"]
+
+    line = run(root, "start", Prudish(ContentFilterError("tut")))
+    assert line["before"]["failed"] == line["after"]["failed"] == 1
+    assert line["labels"][0] == "No" and line["after"]["exact"][0] == 0
+
+
+def call(root: Path, *words: str, task: str = "bbh/navigate") -> int | str | None:
+    """How the command exits."""
+    given = ["--task", task, "--data", str(root), "--out", str(root / "out")]
+    given += ["--results", str(root / "results" / "x.jsonl"), "--sizes", "4", "4", "4"]
+    try:
+        main([*given, "--steps", "1", "--batch-size", "4", *words])
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Model:
+    """What every engine of the command is."""
+    found = Model()
+    monkeypatch.setattr(command, "engine", lambda *_, **__: engines.Scripted(found))
+    return found
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["--batch-size", "0"], ["--steps", "-1"], ["--examples", "0"], ["--tokens", "-5"]),
+        *(["--max-tokens", "0"], ["--sizes", "-1", "4", "4"], ["--sizes", "0", "4", "4"]),
+        ["--method", "peer-gepa", "--api-base", "http://127.0.0.1:9/v1"],
+        ["--method", "peer-gepa", "--api-base", "http://127.0.0.1:9/v1", "--peers", "nowhere"],
+        ["--method", "peer-gepa", "--peers", "{peers}"],
+        ["--queue", "small", "--peers", "{peers}"],
+    ],
+)
+def test_arguments_are_refused_before_a_call(root: Path, model: Model, words: list[str]) -> None:
+    (root / "bin").mkdir()
+    (root / "bin" / "python").touch()
+    assert call(root, *(word.format(peers=root) for word in words)) == 2
+    assert not model.seen and not (root / "results").exists()
+
+
+def test_what_cannot_be_read_or_written_is_one_line_before_a_call(
+    root: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "file").write_text("x")
+    (root / "bad").write_text("{}\n")
+    for words in (["--results", "file/x"], ["--results", "."], ["--results", "bad"]):
+        assert str(root) in str(call(root, words[0], str(root / words[1])))
+    assert call(root, "--out", str(root / "file")) == 1
+    assert call(root, task="none") == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and not model.seen
+    assert call(root) == 0 and model.seen
+
+
+def test_a_queue_ends_at_what_fails_every_run(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = [
+        Setting("bbh/navigate", "start", "a", "b", seed, (4, 4, 4), steps=1) for seed in (0, 1)
+    ]
+    monkeypatch.setattr(command, "queued", lambda name: wanted)
+    for error, tried in ((AuthenticationError("no key"), 1), (ConnectionFailed("gone"), 2)):
+        engine = engines.Scripted(Dying(error))
+        monkeypatch.setattr(command, "engine", lambda *_, e=engine, **__: e)
+        assert call(root, "--queue", "small") == 1
+        assert len(capsys.readouterr().err.splitlines()) == tried
 
 
 def test_the_interval_covers_what_it_should() -> None:

@@ -21,26 +21,54 @@ from typing import Any
 import textautograd as ta
 from benchmarks.paper import dry, lines
 from benchmarks.paper.methods import METHODS
+from benchmarks.paper.numbers import at_least
 from benchmarks.paper.peer import theirs
 from benchmarks.paper.run import ours
 from benchmarks.paper.settings import Setting, queued
 from textautograd.engines.base import Engine
+from textautograd.errors import RunError
 
 RESULTS = Path(__file__).parent.parent / "results" / "paper.jsonl"
 
 
 def main(words: list[str] | None = None) -> None:
     """The command."""
-    arguments = parser().parse_args(words)
+    command = parser()
+    arguments = command.parse_args(words)
     if arguments.queue:
         wanted = queued(arguments.queue)
     else:
         given = {field.name: getattr(arguments, field.name) for field in fields(Setting)}
         wanted = [Setting(**{k: v for k, v in given.items() if v is not None})]
-    if arguments.dry_run:
-        print(dry.report(wanted, arguments.data))
-        return
-    started = time.time()
+    if wrong := objection(wanted, arguments):
+        command.error(wrong)
+    try:
+        if arguments.dry_run:
+            print(dry.report(wanted, arguments.data))
+            return
+        lines.check(arguments.results)
+    except (ta.Error, OSError) as error:
+        sys.exit(str(error))
+    if not all_of(wanted, arguments):
+        sys.exit(1)
+
+
+def objection(wanted: list[Setting], arguments: argparse.Namespace) -> str | None:
+    """What is wrong with the arguments together."""
+    if arguments.sizes and not arguments.sizes[0]:
+        return "argument --sizes: there must be a training question"
+    if arguments.dry_run or not any(METHODS[setting.method].peer for setting in wanted):
+        return None
+    if arguments.peers is None:  # a queue runs without them
+        return None if arguments.queue else f"{arguments.method} needs --peers"
+    if not (arguments.peers / "bin" / "python").is_file():
+        return f"argument --peers: there is no {arguments.peers / 'bin' / 'python'}"
+    return None if arguments.api_base else "--peers needs --api-base, of benchmarks.paper.server"
+
+
+def all_of(wanted: list[Setting], arguments: argparse.Namespace) -> bool:
+    """Runs settings in order. Whether none failed; what would fail in each ends them."""
+    started, fine = time.time(), True
     for setting in wanted:
         if time.time() - started > 60 * arguments.minutes:
             break
@@ -48,10 +76,12 @@ def main(words: list[str] | None = None) -> None:
             continue
         try:
             one(setting, arguments)
-        except ta.Error as error:
+        except (ta.Error, OSError) as error:
+            fine = False
             print(f"{setting.task}, {setting.method}: {error}", file=sys.stderr, flush=True)
-            if not arguments.queue:
-                sys.exit(1)
+            if isinstance(error, RunError | OSError):
+                break
+    return fine
 
 
 def one(setting: Setting, arguments: argparse.Namespace) -> None:
@@ -108,13 +138,24 @@ def parser() -> argparse.ArgumentParser:
     add("--model", default="gpt-4o-mini", help="of the agent's calls")
     add("--optimizer-model", default="gpt-4o", help="of backward and optimizer calls")
     add("--seed", type=int)
-    add("--sizes", type=int, nargs=3, help="training, gate and held-out questions; 0: all others")
-    add("--steps", type=int)
-    add("--batch-size", type=int)
-    add("--examples", type=int, help="wrong samples shown to a rewrite")
-    add("--max-tokens", type=int, help="of an agent's reply")
-    add("--optimizer-max-tokens", type=int, help="of a backward or optimizer reply")
-    add("--tokens", type=int, help="end training when it has cost so many")
+    some, number = at_least(1), at_least(0)
+    add(
+        "--sizes",
+        type=number,
+        nargs=3,
+        metavar="N",
+        help="training, gate and held-out questions; 0 of the last: all others",
+    )
+    add("--steps", type=some)
+    add("--batch-size", type=some)
+    add("--examples", type=some, help="wrong samples shown to a rewrite")
+    add("--max-tokens", type=some, help="of an agent's reply")
+    add("--optimizer-max-tokens", type=some, help="of a backward or optimizer reply")
+    add(
+        "--tokens",
+        type=some,
+        help="start no call of training when it has cost so many; calls under way may pass it",
+    )
     add(
         "--reasoning",
         action=argparse.BooleanOptionalAction,

@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from textautograd.errors import UsageError
 
 Line = dict[str, Any]
 
 
-def read(path: Path) -> list[Line]:
-    """Every whole line of a file, which need not be there; one that was cut off is left out."""
+def read(path: Path, holds: Mapping[str, type] = {"key": dict}) -> list[Line]:
+    """Every whole line of a file, which need not be there; one that was cut off is left out.
+
+    Raises:
+        UsageError: a line is no object that holds these. OSError: the file cannot be read.
+    """
     if not path.exists():
         return []
-    whole = path.read_text("utf-8").split("\n")[:-1]
-    return [json.loads(text) for text in whole if text]
+    found = []
+    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        if not text:
+            continue
+        try:
+            line = json.loads(text.decode())
+        except ValueError:
+            line = None
+        if not isinstance(line, dict) or not all(isinstance(line.get(n), holds[n]) for n in holds):
+            raise UsageError(f"{path}: line {number} is damaged or no result: mend or delete it")
+        found.append(line)
+    return found
+
+
+def check(path: Path) -> None:
+    """Finds out whether lines can be added.
+
+    Raises:
+        UsageError, OSError: as `read`, or the file cannot be written.
+    """
+    read(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab"):
+        pass
 
 
 def append(path: Path, line: Line) -> None:
@@ -25,7 +54,7 @@ def append(path: Path, line: Line) -> None:
         there = file.read()
         if there and not there.endswith(b"\n"):
             file.truncate(there.rfind(b"\n") + 1)
-        file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+        file.write((json.dumps(line) + "\n").encode())  # escaped, as UTF-8 has no lone surrogates
 
 
 def is_there(lines: list[Line], key: dict[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from benchmarks.paper.questions import BINARY, Questions, load, with_wrong_answe
 from benchmarks.paper.settings import Setting
 from textautograd import nn, optim
 from textautograd.engines.base import Engine
+from textautograd.errors import BadRequestError
 
 MakeEngine = Callable[[str, int], Engine]
 """(model, tokens of a reply where a request sets no limit) → engine."""
@@ -92,9 +93,13 @@ def train(
 
 
 def answers(agent: Graph, questions: Questions) -> list[str | None]:
-    """The held-out outputs; `None` for a sample that failed."""
+    """The held-out outputs; `None` for a sample that the provider refuses, for its length or what
+    it says. Any other error is raised: it says nothing about the agent."""
     loss_fn = nn.ExactMatchLoss(questions.extract)
     rows = ta.evaluate(agent, questions.test, loss_fn, progress=True).rows
+    for row in rows:
+        if row.error is not None and not isinstance(row.error, BadRequestError):
+            raise row.error
     return [row.output for row in rows]
 
 
@@ -104,12 +109,12 @@ def scores(
     """Right or wrong for each held-out question, by both scores; a failed one is wrong."""
     found: dict[str, Any] = {}
     for stage, outputs in (("before", before), ("after", after)):
-        pairs = [(o or "", e.answer) for o, e in zip(outputs, questions.test, strict=True)]
-        found[stage] = {
-            "exact": [int(questions.exact(*pair)) for pair in pairs],
-            "lenient": [int(questions.lenient(*pair)) for pair in pairs],
+        pairs = [(o, e.answer) for o, e in zip(outputs, questions.test, strict=True)]
+        found[stage] = {  # of LIAR's verdicts, one that is not there would read as a No
+            "exact": [int(o is not None and questions.exact(o, answer)) for o, answer in pairs],
+            "lenient": [int(o is not None and questions.lenient(o, answer)) for o, answer in pairs],
             "failed": sum(output is None for output in outputs),
-            "outputs": [output[:200] for output, _ in pairs[:3]],
+            "outputs": [(output or "")[:200] for output in outputs[:3]],
         }
     if questions.task in BINARY:
         found["labels"] = [example.answer for example in questions.test]
