@@ -20,7 +20,7 @@ from benchmarks.paper.graphs import STATE, Graph, analysts, two_hints
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.questions import load, with_wrong_answers
 from benchmarks.paper.run import ours
-from benchmarks.paper.settings import Setting, queued
+from benchmarks.paper.settings import Setting, definition, queued
 from benchmarks.paper.statistics import interval
 from textautograd import engines
 from textautograd.engines.base import Reply, Request, Usage
@@ -442,3 +442,34 @@ def test_a_queue_names_runs_that_there_are(name: str) -> None:
     found = queued(name)
     assert len({json.dumps(setting.key()) for setting in found}) == len(found)
     assert {setting.method for setting in found} <= set(METHODS)
+
+
+def test_a_key_changes_with_the_method_and_the_prompts_that_it_uses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def keys() -> dict[str, dict[str, Any]]:
+        return {name: Setting("gsm8k", name, "a", "b").key() for name in METHODS}
+
+    def changed(name: str, value: Any) -> set[str]:
+        before = keys()
+        with monkeypatch.context() as patched:
+            patched.setattr(name, value)
+            after = keys()
+        return {name for name in METHODS if before[name] != after[name]}
+
+    trained = {name for name, m in METHODS.items() if m.peer is None and m.steps != 0}
+    rivals = {"textgrad", "optoprime", "copro"}
+    blank = {"rewrite", "random"}
+    assert changed("textautograd.prompts.rewrite.SYSTEM", "x") == {"textgrad"}
+    assert changed("textautograd.prompts.graph.SYSTEM", "x") == {"optoprime"}
+    assert changed("textautograd.prompts.propose.SYSTEM", "x") == {"copro"}
+    assert changed("textautograd.prompts.optimize.SYSTEM", "x") == trained - rivals - blank
+    assert changed("textautograd.prompts.textgrad.SYSTEM", "x") == {"textgrad", "edges"}
+    joint = trained - rivals - blank - {"no-gradient", "edges"}
+    assert changed("textautograd.prompts.semantic.SYSTEM", "x") == joint
+    for change in ({"candidates": 9}, {"steps": 9}, {"gate": None}, {"rule": ta.rules.none}):
+        others = METHODS | {"sgd": replace(METHODS["sgd"], **change)}
+        assert changed("benchmarks.paper.settings.METHODS", others) == {"sgd"}
+    told = METHODS | {"sgd": replace(METHODS["sgd"], what="said otherwise")}
+    assert not changed("benchmarks.paper.settings.METHODS", told)
+    assert " at 0x" not in str([definition(m) for m in METHODS.values()])

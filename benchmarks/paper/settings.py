@@ -5,16 +5,22 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from benchmarks.paper.graphs import analysts, two_hints
-from benchmarks.paper.methods import uninformed
+from benchmarks.paper.methods import METHODS, Method
+from benchmarks.paper.questions import CHOICE, FORMATS
+from textautograd import optim, rules
 from textautograd.gradient import Feedback
 from textautograd.prompts.form import Form
 from textautograd.prompts.forward import forward
+from textautograd.prompts.graph import COMPLETE, MADE, graph
 from textautograd.prompts.optimize import optimize
+from textautograd.prompts.propose import propose
+from textautograd.prompts.rewrite import rewrite
 from textautograd.prompts.semantic import semantic
 from textautograd.prompts.textgrad import textgrad
 
@@ -41,26 +47,68 @@ class Setting:
     reasoning: bool = True
 
     def key(self) -> dict[str, Any]:
-        """Everything that determines the run: the settings, and the prompts as they are."""
-        return {**asdict(self), "sizes": list(self.sizes), "prompts": prompts_hash()}
+        """Everything that determines the run: the settings, what the method is, and the prompts
+        that it uses as they are."""
+        method = METHODS[self.method]
+        return {
+            **asdict(self),
+            "sizes": list(self.sizes),
+            "definition": digest(definition(method)),
+            "prompts": digest(prompts(method)),
+        }
 
 
-def prompts_hash() -> str:
-    """A digest of the prompts as they are written about given texts, and of the graphs."""
-    form = Form(["one", "other"], nullable=True)
-    how = [form.how(structured) for structured in ("schema", "tagged")]
+def digest(value: Any) -> str:
+    """Of what JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def definition(method: Method) -> dict[str, Any]:
+    """What a method is, but for what is said of it; functions and classes by name."""
+
+    def told(value: Any) -> Any:
+        if isinstance(value, type | FunctionType):
+            return f"{value.__module__}.{value.__qualname__}"
+        return value if isinstance(value, str | int | tuple | None) else repr(value)
+
+    named = [field.name for field in fields(method) if field.name != "what"]
+    return {name: told(getattr(method, name)) for name in named}
+
+
+def prompts(method: Method) -> list[Any]:
+    """The graphs, and the prompts that a method uses as they are written about given texts."""
+    written: list[Any] = [forward("I", {"one": "1"}, "format")]
+    written += [two_hints(True), two_hints(False), analysts()]
+    if method.state_format:
+        written += [FORMATS, CHOICE]
+    if method.peer is None and method.steps != 0:
+        form = Form(["one", "other"], nullable=True)
+        how = [form.how(structured) for structured in ("schema", "tagged")]
+        rule = method.optimizer.rule if method.rule is None else method.rule
+        written += [form.schema(), how, _backward(rule, how[0]), _rewriting(method, how[0])]
+    return written
+
+
+def _backward(rule: Any, how: str) -> list[Any]:
+    own = getattr(rule, "func", getattr(rule, "rule", rule))  # of a partial, of `rules.blind`
     step = {"task": "T", "inputs": {"one": "1", "other": "2"}, "output": "O", "feedback": "F"}
+    if own is rules.semantic:
+        return [semantic(**step, asked=["one", "other"], how=how)]
+    if own is rules.textgrad:
+        return [textgrad(**step, variable=name, how=how) for name in ("one", "instruction")]
+    return []
+
+
+def _rewriting(method: Method, how: str) -> list[Any]:
     shown = [Feedback("F", inputs={"one": "1"}, output="O")]
-    written = [
-        forward("I", {"one": "1"}, "format"),
-        semantic(**step, asked=["one", "other"], how=how[0]),
-        textgrad(**step, variable="one", how=how[1]),
-        optimize("I", shown, ["tried"], how[0]),
-        uninformed("I", shown, ["tried"], how[0]),
-        form.schema(),
-        [two_hints(True), two_hints(False), analysts()],
-    ]
-    return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:16]
+    if issubclass(method.optimizer, optim.TextGrad):
+        return [rewrite("I", "role", shown, ["past"], ["earlier"], ["a constraint"], how)]
+    if issubclass(method.optimizer, optim.OptoPrime):
+        blocks = {"code": "C", "past-1": "P", "tried-1": "T"}
+        return [graph(blocks, ["a constraint"], how), COMPLETE, MADE]
+    if issubclass(method.optimizer, optim.COPRO):
+        return [propose({name: "I"}, how) for name in ("instruction", "attempt-1")]
+    return [(method.prompt or optimize)("I", shown, ["tried"], how)]
 
 
 def queued(name: str = "small") -> list[Setting]:
