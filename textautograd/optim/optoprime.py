@@ -22,8 +22,8 @@ from textautograd.optim.rewriting import (
     data_of,
 )
 from textautograd.prompts.form import Form
-from textautograd.prompts.graph import COMPLETE, MADE, graph
-from textautograd.prompts.quote import tags
+from textautograd.prompts.graph import COMPLETE, MADE, Call, graph
+from textautograd.prompts.quote import as_tags, plainly
 from textautograd.prompts.summarise import check_fits
 from textautograd.traced import Step, Traced, steps_of
 from textautograd.variable import TextVariable
@@ -63,6 +63,8 @@ class OptoPrime(Rewriting):
         self.constraints = as_constraints("OptoPrime", constraints)
         self.memory_size = memory_size
         self._memory: list[Past] = []
+        blocks = as_tags([f"variable-{name}" for name in self.names])
+        self._blocks = dict(zip(self.names, blocks, strict=True))
 
     def settings(self) -> dict[str, Any]:
         """What distinguishes this optimizer's runs from another's: JSON."""
@@ -114,7 +116,7 @@ class OptoPrime(Rewriting):
             return [Candidate({}) for _ in range(self.candidates)]
         for name, param in live:
             _check_traced(name, param)
-        seen = Graph(live)
+        seen = Graph([(self._blocks[name], param) for name, param in live])
         names = [name for name, _ in live]
         reasoning = "reasoning"
         while reasoning in names:
@@ -136,11 +138,13 @@ class OptoPrime(Rewriting):
     ) -> Drawn:
         texts: dict[Key, str] = dict(seen.texts)
         for i, (values, said) in enumerate(self._memory, 1):
-            texts |= {(f"past-{i}-{name}", name): text for name, text in values.items()}
+            for name, block in self._blocks.items():
+                if name in values:
+                    texts[f"past-{i}-{block}", name] = values[name]
             texts[f"past-{i}-feedback", "feedback"] = said
         for name, _ in live:
             for i, text in enumerate(self._tried[name][-4:], 1):
-                texts[f"tried-{i}-{name}", name] = text
+                texts[f"tried-{i}-{self._blocks[name]}", name] = text
 
         def changed(parts: Parts) -> dict[str, str]:
             return {n: new for n, p in live if (new := parts[n]) is not None and new != p.data}
@@ -171,67 +175,68 @@ class OptoPrime(Rewriting):
         return parts if isinstance(parts, Exception) else changed(parts)
 
     def _messages(self, seen: Graph, texts: Mapping[Key, str], how: str) -> list[Message]:
-        blocks = {
-            "code": "\n".join(seen.code),
-            "documentation": "\n".join(seen.documentation),
-            **seen.variables,
-            **{key[0]: text for key, text in texts.items()},
-        }
-        return graph(blocks, self.constraints, how)
+        told = "\n".join(seen.documentation)
+        blocks = {"documentation": told} if told else {}
+        blocks |= {**seen.variables, **{key[0]: text for key, text in texts.items()}}
+        return graph(seen.calls, blocks, self.constraints, how)
 
 
 class Graph:
-    """What the parameters' gradients recorded: lines of code, what its operations do, and each
-    text once, by name; each only if it is there."""
+    """What the gradients of parameters, given by their blocks' names, recorded: the calls, what
+    their operations do, and texts by block. A result has a block of its own, whatever others say;
+    an input that is none is shown once, however often it was used."""
 
     def __init__(self, live: Sequence[tuple[str, TextVariable]]) -> None:
-        shown = tags([f"variable-{name}" for name, _ in live])
-        own = {name: shown[f"variable-{name}"] for name, _ in live}
-        self.variables = {own[name]: param.data for name, param in live}
-        self.code: dict[str, None] = {}
+        self.variables = {name: param.data for name, param in live}
+        self.calls: list[Call] = []
         self.documentation: dict[str, None] = {}
         self.texts: dict[Key, str] = {}
-        self._names: dict[str, str] = {}
+        self._given: dict[tuple[str, ...], str] = {}
+        self._values = 0
         self._said: dict[str, set[str]] = {}
         first: dict[Step, None] = {}
-        whole: dict[tuple[Step, str], str] = {}  # inputs that are a parameter
-        made: dict[tuple[Step, str], list[str]] = {}  # inputs that were made of others, exactly
+        # what reached an input, by name; there may be more than one: it is made of all of them
+        sources: dict[tuple[Step, str], dict[str, str]] = {}
         for name, param in live:
             for found in _distinct(param.grad):
-                if not isinstance(found, Traced):
-                    self._say(own[name], found.text)
-                    continue
-                first[found.step] = None
-                if found.step.inputs[found.slot] == param.data:
-                    whole[found.step, found.slot] = own[name]
+                if isinstance(found, Traced):
+                    first[found.step] = None
+                    sources.setdefault((found.step, found.slot), {})[name] = param.data
                 else:
-                    made.setdefault((found.step, found.slot), []).append(own[name])
+                    self._say(name, found.text)
         for step in steps_of(first):
-            given = {
-                slot: whole.get((step, slot)) or self._value(text, made.get((step, slot)))
+            inputs = [
+                (slot, self._input(text, sources.get((step, slot), {})))
                 for slot, text in step.inputs.items()
-            }
+            ]
             if step.output_format is not None:
-                given["output_format"] = self._value(step.output_format)
-            inputs = ", ".join(f"{slot}={value}" for slot, value in given.items())
+                inputs.append(("output_format", self._input(step.output_format, {})))
             result = self._value(step.output)
-            self.code[f"{result} = {step.operation}({inputs})"] = None
+            slots, values = zip(*inputs, strict=True)
+            self.calls.append((result, step.operation, slots, values))
             task = " ".join(step.task.split()) or COMPLETE
-            self.documentation[f"{step.operation}: {task}"] = None
+            self.documentation[f"{plainly(step.operation)}: {task}"] = None
             for text in step.feedback:
                 self._say(result, text)
             for later, slot in step.uses:
-                if later.inputs[slot] != step.output:
-                    made.setdefault((later, slot), []).append(result)
+                sources.setdefault((later, slot), {})[result] = step.output
 
-    def _value(self, text: str, made_of: Sequence[str] | None = None) -> str:
-        if text not in self._names:
-            name = self._names[text] = f"value-{len(self._names) + 1}"
-            self.texts[name, name] = text
-        name = self._names[text]
-        if made_of:
-            self.code[f"{name} = made({', '.join(dict.fromkeys(made_of))})"] = None
-            self.documentation[MADE] = None
+    def _input(self, text: str, sources: Mapping[str, str]) -> str:
+        match list(sources.items()):
+            case [(name, source)] if source == text:
+                return name
+        key = (text, *sources)
+        if key not in self._given:
+            name = self._given[key] = self._value(text)
+            if sources:
+                self.calls.append((name, "made", (), tuple(sources)))
+                self.documentation[MADE] = None
+        return self._given[key]
+
+    def _value(self, text: str) -> str:
+        self._values += 1
+        name = f"value-{self._values}"
+        self.texts[name, name] = text
         return name
 
     def _say(self, about: str, text: str) -> None:

@@ -3,10 +3,14 @@
 Method after trace-opt 0.1.3.8, `opto/optimizers/optoprime.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from textautograd.engines.base import Message
-from textautograd.prompts.quote import quote
+from textautograd.prompts.quote import as_tags, plainly, printed, quote
+
+Call = tuple[str, str, tuple[str, ...], tuple[str, ...]]
+"""(result, operation, inputs' names, what they were), results and inputs by their blocks' names;
+what was put together without a model has no names of inputs."""
 
 SYSTEM = """\
 You improve a system by changing its variables. You are shown how it ran, on one input or several:
@@ -30,9 +34,14 @@ REQUESTS = {
 }
 
 
-def graph(blocks: Mapping[str, str], constraints: Sequence[str], how: str) -> list[Message]:
-    """Messages that ask for changes of the variables. Blocks are `code`, `documentation`, and texts
-    by the names that `code` has for them; `past-…` and `tried-…` are of earlier steps."""
+def graph(
+    calls: Iterable[Call], blocks: Mapping[str, str], constraints: Sequence[str], how: str
+) -> list[Message]:
+    """Messages that ask for changes of the variables. Blocks are `documentation` and the texts that
+    `calls` name; `past-…` and `tried-…` are of earlier steps."""
+    at = printed({"code": "", **blocks})
+    if code := "\n".join([_line(call, at) for call in calls]):  # no text that could hold a tag
+        blocks = {"code": code, **blocks}
     request = ["Suggest how the variables should change."]
     if constraints:
         request += ["Constraints on the variables:", *(f"- {each}" for each in constraints)]
@@ -43,3 +52,10 @@ def graph(blocks: Mapping[str, str], constraints: Sequence[str], how: str) -> li
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": "\n".join([quote(blocks) + "\n", *request, how])},
     ]
+
+
+def _line(call: Call, at: Mapping[str, str]) -> str:
+    result, operation, slots, values = call
+    named = [f"{slot}=" for slot in as_tags(slots)] or [""] * len(values)
+    given = ", ".join([f"{slot}{at[value]}" for slot, value in zip(named, values, strict=True)])
+    return f"{at[result]} = {plainly(operation)}({given})"
