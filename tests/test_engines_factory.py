@@ -221,6 +221,9 @@ def test_the_default_is_the_contexts_else_the_environments(monkeypatch: pytest.M
         assert default_engine() is as_engine("openai/of-the-environment")
 
     contextvars.copy_context().run(main)
+    monkeypatch.setenv("TEXTAUTOGRAD_MODEL", "of-no-provider")
+    with pytest.raises(errors.UsageError, match=r"^TEXTAUTOGRAD_MODEL in the .*of-no-provider"):
+        default_engine()
     assert seen == [as_engine("openai/of-the-environment")]
 
 

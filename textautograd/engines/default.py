@@ -44,7 +44,12 @@ def set_default_engine(value: str | Engine | None) -> None:
 
 @contextmanager
 def use_engine(value: str | Engine) -> Iterator[Engine]:
-    """Inside the `with`, what names no engine uses this one."""
+    """Inside the `with`, what names no engine uses this one.
+
+    So do the threads of `ta.map`, `evaluate`, `fit` and `asyncio.to_thread`. Threads of your own
+    (`threading.Thread`, a `ThreadPoolExecutor`) begin with an empty context and do not: there, give
+    the agent its engine by `.to(engine)`, or use `ta.map`.
+    """
     token = _default.set(as_engine(value))
     try:
         yield as_engine(value)
@@ -62,4 +67,10 @@ def default_engine() -> Engine:
     chosen = chosen_engine()
     if chosen is not None:
         return chosen
-    return as_engine(os.environ.get("TEXTAUTOGRAD_MODEL", "").strip() or "local")
+    name = os.environ.get("TEXTAUTOGRAD_MODEL", "").strip()
+    try:
+        return as_engine(name or "local")
+    except UsageError as error:
+        if not name:
+            raise
+        raise UsageError(f"TEXTAUTOGRAD_MODEL in the environment: {error}") from None

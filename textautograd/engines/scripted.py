@@ -24,7 +24,8 @@ class Scripted:
     one of its own, never on an event loop, so it may block. `calls` lists the requests in the order
     in which they arrived. What `fn` raises is raised to the caller. To a cache and a run_dir all
     of them are one model, so that a run can be resumed with another function; set `identity` where
-    they should not be.
+    they should not be. Rules and optimizers expect replies of different forms, JSON objects:
+    `request.schema["properties"]` names the parts; the agent's own calls have no schema.
     """
 
     identity = "scripted"

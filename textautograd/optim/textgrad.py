@@ -30,11 +30,14 @@ from textautograd.variable import TextVariable
 class TextGrad(Rewriting):
     """Textual gradient descent (TextGrad, arXiv 2406.07496), with `SGD`'s interface.
 
-    Gradients come from `rules.textgrad` with `instructions`: one call for each predecessor of a
-    call and one for its instruction. One call per candidate rewrites each parameter that has a
-    gradient from *all* of its feedback, shown with the conversation that it is about; parameters
-    are rewritten concurrently, and written at once. Method after textgrad 0.1.8,
-    `autograd/llm_ops.py` and `optimizer/optimizer.py`; a gate is what it has not.
+    Its gradients are those of `loss.backward(rule=optimizer.rule)`, `rules.textgrad` with
+    `instructions`: one call for each predecessor of a call and one for its instruction. A plain
+    `backward()` makes semantic ones, which this optimizer takes without a word.
+
+    One call per candidate rewrites each parameter that has a gradient from *all* of its feedback,
+    shown with the conversation that it is about; parameters are rewritten concurrently, and written
+    at once. Method after textgrad 0.1.8, `autograd/llm_ops.py` and `optimizer/optimizer.py`; a gate
+    is what it has not.
 
     Args:
         params, engine, candidates, seed, temperature, check: as of `SGD`.
