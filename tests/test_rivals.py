@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from test_fit import TRAIN, VAL, Agent, decisions
 from test_fit import world as sgd_world
 
 import textautograd as ta
-from textautograd import nn, optim
+from textautograd import errors, nn, optim
 from textautograd.engines import Request, Scripted
 from textautograd.functional import complete
 from textautograd.identity import identity
@@ -332,6 +334,53 @@ def test_optoprime_without_a_graph_names_the_way_out() -> None:
     assert not asked(engine)
 
 
+@pytest.mark.parametrize(
+    "rule", [ta.rules.semantic, ta.rules.blind(optim.TextGrad.rule), ta.rules.none]
+)
+def test_optoprime_refuses_in_fit_a_rule_that_leaves_no_graph_before_a_call(rule: Any) -> None:
+    engine = Scripted(world)
+    with pytest.raises(errors.UsageError, match=r"leave out fit's rule="):
+        fit(optim.OptoPrime, engine, rule=rule)
+    assert not engine.calls
+    assert fit(optim.OptoPrime, engine, rule=ta.rules.blind(ta.rules.trace)).metrics
+
+
+def test_optoprime_takes_what_a_function_or_a_hook_says_instead() -> None:
+    class Up(ta.Function):
+        @staticmethod
+        def forward(ctx: Any, *texts: str) -> str:
+            return texts[0].upper()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> str:
+            return "say it in lower case"
+
+    engine, p, q = says("No"), nn.Parameter("p", name="p"), nn.Parameter("q", name="q")
+    q.register_hook(lambda gradient: "replaced")
+    with ta.use_engine(engine):
+        a = complete(Up.apply(p), {"a": q})
+        nn.ExactMatchLoss()(complete("Go on", {"b": Up.apply(a)}), "4").backward(
+            rule=optim.OptoPrime.rule
+        )
+        assert optim.OptoPrime([p, q]).step().changes.keys() == {"p", "q"}
+    blocks = graph_of(asked(engine)[0])[1]
+    assert blocks["feedback-1-on-variable-p"] == "say it in lower case"
+    assert blocks["feedback-1-on-variable-q"] == "replaced"
+
+
+def test_a_deep_graph_in_a_gradient_is_shown_compared_and_copied_without_recursion() -> None:
+    engine, p = says("No"), nn.Parameter("p", name="p")
+    with ta.use_engine(engine):
+        x = y = complete(p, {"a": "b"})
+        for _ in range(3000):
+            x, y = complete("Go on", {"x": x, "y": y}), x
+        x.backward("better", rule=optim.OptoPrime.rule)
+        assert p.grad is not None and len(repr(p.grad[0])) < 1000
+        assert copy.deepcopy(p.grad) == p.grad and copy.deepcopy(p).data == "p"
+        with pytest.raises(errors.UsageError, match="cannot be pickled"):
+            pickle.dumps(p.grad)
+
+
 def test_optoprime_prompt_grows_linearly_also_where_paths_are_many_O4() -> None:
     def length(count: int) -> int:
         engine = Scripted(lambda r: json.dumps({"reasoning": "r", "p": "new"}))
@@ -384,6 +433,39 @@ def test_copro_needs_a_gate_and_no_gradient_and_shows_scores() -> None:
 
 class OneAtATime(Scripted):
     max_concurrency = 1
+
+
+def test_copro_refuses_before_the_first_round_what_a_later_one_could_not_show() -> None:
+    class Short(Scripted):
+        max_input_tokens = 1000
+
+    engine = Short(world)
+    with pytest.raises(errors.ContextOverflowError, match="COPRO's breadth"):
+        optim.COPRO(Agent().parameters(), engine=engine).step(lambda: 1.0)
+    assert not engine.calls
+    optim.COPRO(Agent().parameters(), engine=engine, breadth=3).step(lambda: 1.0)
+    optim.COPRO(Agent().parameters(), engine=engine, depth=1).step(lambda: 1.0)
+
+
+@pytest.mark.parametrize("option", ["breadth", "candidates"])
+def test_copro_names_the_argument_that_cannot_work(option: str) -> None:
+    with pytest.raises(errors.UsageError, match=f"COPRO: {option}|{option} must"):
+        made(optim.COPRO, **{option: 0})
+
+
+@pytest.mark.parametrize("loss", [True, float("nan"), "1"])
+def test_copros_attempts_have_numbers(loss: Any) -> None:
+    _, _, optimizer = made(optim.COPRO)
+    attempts = {name: [["text", loss]] for name in optimizer.names}
+    with pytest.raises(errors.StateError, match="attempts"):
+        optimizer.load_state_dict({**optimizer.state_dict(), "attempts": attempts})
+
+
+@pytest.mark.parametrize("kind", [optim.TextGrad, optim.OptoPrime])
+@pytest.mark.parametrize("wrong", [5, None, "be kind", b"x", {"a": 1}, {"a"}, iter(["a"]), [1]])
+def test_constraints_are_a_list_of_texts(kind: Any, wrong: Any) -> None:
+    with pytest.raises(errors.UsageError, match="constraints are a list of str"):
+        made(kind, constraints=wrong)
 
 
 def test_fit_evaluates_each_of_copros_proposals_in_full() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
+from textautograd.errors import UsageError
 from textautograd.gradient import Feedback, listed
 
 
@@ -22,6 +24,15 @@ class Step:
     feedback: Sequence[str]
     uses: Sequence[tuple[Step, str]] = field(repr=False)  # all that came later
     reached: Sequence[str]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Step:
+        return self  # it never changes, and the graph behind it may be too deep to be copied
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            "a gradient of rules.trace holds the graph that it came through and cannot be pickled: "
+            "keep its texts, [feedback.text for feedback in gradient]"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,6 +134,7 @@ def fit(
     check_calls("fit", module, [*train, *gate_set], loss_fn)
     _check_can_learn(module, optimizer)
     rule = as_rule(optimizer.rule if rule is None else rule)
+    optimizer.check_rule(rule)
     loader = DataLoader(train, batch_size, shuffle=True, seed=seed)
     answering = None if engine is None else as_engine(engine)
     history = History(state=module.state_dict())

@@ -17,7 +17,7 @@ from textautograd import optim, rules
 from textautograd.gradient import Feedback
 from textautograd.prompts.form import Form
 from textautograd.prompts.forward import forward
-from textautograd.prompts.graph import COMPLETE, MADE, graph
+from textautograd.prompts.graph import COMPLETE, MADE, Call, graph
 from textautograd.prompts.optimize import optimize
 from textautograd.prompts.propose import propose
 from textautograd.prompts.rewrite import rewrite
@@ -104,8 +104,11 @@ def _rewriting(method: Method, how: str) -> list[Any]:
     if issubclass(method.optimizer, optim.TextGrad):
         return [rewrite("I", "role", shown, ["past"], ["earlier"], ["a constraint"], how)]
     if issubclass(method.optimizer, optim.OptoPrime):
-        blocks = {"code": "C", "past-1": "P", "tried-1": "T"}
-        return [graph(blocks, ["a constraint"], how), COMPLETE, MADE]
+        calls: list[Call] = [("value-1", "complete", ("one",), ("variable-1",))]
+        calls += [("value-2", "made", (), ("value-1", "variable-1"))]
+        names = ("variable-1", "value-1", "value-2", "past-1-feedback", "tried-1-variable-1")
+        blocks = {name: "T" for name in names}
+        return [graph(calls, blocks, ["a constraint"], how), COMPLETE, MADE]
     if issubclass(method.optimizer, optim.COPRO):
         return [propose({name: "I"}, how) for name in ("instruction", "attempt-1")]
     return [(method.prompt or optimize)("I", shown, ["tried"], how)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Unpack
 
 from textautograd import rules
@@ -13,7 +14,7 @@ from textautograd.optim.gate import Gate
 from textautograd.optim.optimizer import Candidate, StepResult
 from textautograd.optim.rewriting import Drawn, Key, Options, Rewriting, lists_in
 from textautograd.prompts.propose import FORM, propose
-from textautograd.prompts.summarise import check_fits
+from textautograd.prompts.summarise import LEAST, check_fits
 from textautograd.variable import TextVariable
 
 Attempt = tuple[str, float | None]
@@ -50,10 +51,10 @@ class COPRO(Rewriting):
         depth: int = 3,
         **options: Unpack[Options],
     ) -> None:
-        options.setdefault("candidates", breadth)
+        what = "candidates" if "candidates" in options else "breadth"
+        check_int("COPRO", what, options.setdefault("candidates", breadth), at_least=2)
         options.setdefault("temperature", 1.4)
         super().__init__(params, **options)
-        check_int("COPRO", "breadth", self.candidates, at_least=2)
         check_int("COPRO", "depth", depth, at_least=1)
         self.depth = depth
         self._attempts: dict[str, list[Attempt]] = {name: [] for name in self.names}
@@ -116,11 +117,22 @@ class COPRO(Rewriting):
         param = self.params[self.names.index(name)]
         texts = self._shown(name) if number else {}
         fixed = {} if texts else {"instruction": param.data}
-        check_fits(engine, FORM, lambda how: propose(fixed or {"attempt-1": ""}, how))
+        self._check_fits(engine)
         return await self.drawn(
             (i, [name], self._one(engine, name, param, fixed, texts, i))
             for i in range(self.candidates - (number == 0))
         )
+
+    def _check_fits(self, engine: Engine) -> None:
+        """Before the first round is paid for, the largest prompt of all rounds."""
+        rounds = [{"instruction": p.data} for p in self.params if p.requires_grad]
+        if self.depth > 1:
+            later: dict[str, str] = {}
+            for i in range(1, self.candidates + 1):
+                later |= {f"attempt-{i}": "-" * LEAST, f"attempt-{i}-loss": _UNKNOWN}
+            rounds.append(later)
+        for blocks in rounds:
+            check_fits(engine, FORM, partial(propose, blocks))
 
     async def _one(
         self,
@@ -146,9 +158,11 @@ class COPRO(Rewriting):
         texts: dict[Key, str] = {}
         for i, (text, loss) in enumerate(reversed(best), 1):
             texts[f"attempt-{i}",] = text
-            said = "unknown: samples failed" if loss is None else f"{loss:g}"
-            texts[f"attempt-{i}-loss",] = said
+            texts[f"attempt-{i}-loss",] = _UNKNOWN if loss is None else f"{loss:g}"
         return texts
+
+
+_UNKNOWN = "unknown: samples failed"
 
 
 def _loss(attempt: Attempt) -> float:
@@ -157,6 +171,6 @@ def _loss(attempt: Attempt) -> float:
 
 def _is_attempt(value: Any) -> bool:
     match value:
-        case [str(), int() | float() | None as loss] if not isinstance(loss, bool):
+        case [str(), int() | float() | None as loss] if type(loss) is not bool and loss == loss:
             return True
     return False

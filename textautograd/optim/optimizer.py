@@ -173,6 +173,10 @@ class Optimizer:
         changes = self._write(best.state)
         return StepResult(True, before, best.loss, candidates, changes)
 
+    def check_rule(self, rule: Rule) -> None:
+        """Raises `UsageError`, before a backward pass, where this optimizer cannot read what the
+        rule leaves."""
+
     async def propose(self, engine: Engine) -> list[Candidate]:
         """New states for the parameters that have a gradient."""
         raise NotImplementedError

@@ -105,6 +105,13 @@ class OptoPrime(Rewriting):
             self._memory = [*self._memory, (used, said)][-self.memory_size :]
         return result
 
+    def check_rule(self, rule: rules.Rule) -> None:
+        """Raises `UsageError` for a rule that leaves no graph."""
+        while inner := getattr(rule, "func", None) or getattr(rule, "rule", None):
+            rule = inner  # of a partial, or made blind
+        if rule in (rules.none, rules.semantic, rules.textgrad):
+            raise UsageError(f"{_NO_GRAPH}, and the rule {rule.__name__} leaves none: {_WAY_OUT}")
+
     async def propose(self, engine: Engine) -> list[Candidate]:
         """Draws `candidates` whole new states.
 
@@ -254,7 +261,11 @@ def _check_traced(name: str, param: TextVariable) -> None:
     """Feedback on an instruction's call comes from another rule."""
     for found in _distinct(param.grad):
         if found.inputs is not None and not isinstance(found, Traced):
-            raise UsageError(
-                f"OptoPrime reads the graph, and the gradient of {name} holds none: call "
-                "loss.backward(rule=optimizer.rule)"
-            )
+            raise UsageError(f"{_NO_GRAPH}, and the gradient of {name} holds none: {_WAY_OUT}")
+
+
+_NO_GRAPH = "OptoPrime reads the graph"
+_WAY_OUT = (
+    "leave out fit's rule=, or take optimizer.rule; without fit, call "
+    "loss.backward(rule=optimizer.rule)"
+)

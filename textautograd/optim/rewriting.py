@@ -236,8 +236,8 @@ def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def as_constraints(kind: str, constraints: Sequence[str]) -> list[str]:
     """A list of sentences, or `UsageError`."""
-    if isinstance(constraints, str) or not all(isinstance(text, str) for text in constraints):
-        raise UsageError(f"{kind}: constraints are a list of str, not {constraints!r}")
+    if not isinstance(constraints, (list, tuple)) or not all(map(is_text, constraints)):
+        raise UsageError(f"{kind}: constraints are a list of str, not {constraints!r:.80}")
     return list(constraints)
 
 
@@ -256,5 +256,5 @@ def lists_in(
 
 
 def is_text(value: Any) -> bool:
-    """Whether it is a text, as an item of a state."""
+    """Whether it is a text."""
     return isinstance(value, str)

@@ -70,6 +70,6 @@ def check_size(needed: int, limit: int | None, what: str) -> None:
     if limit is not None and needed > limit:
         raise ContextOverflowError(
             f"{what} needs {needed} tokens, by an estimate from above, of max_input_tokens = "
-            f"{limit}: instructions are never shortened. Shorten them, show fewer examples, or "
-            "raise max_input_tokens"
+            f"{limit}: instructions are never shortened. Shorten them, show less (SGD's "
+            "examples, COPRO's breadth, earlier steps, a batch's samples) or raise max_input_tokens"
         )
