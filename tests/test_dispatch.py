@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import textautograd as ta
 from textautograd import Gradient, TextVariable, dispatch, nn, rules
 from textautograd.engines import Request, Scripted
+from textautograd.engines.ask import ask
 from textautograd.errors import EngineError, UsageError
 from textautograd.optim.gate import closure_gate
 
@@ -685,6 +686,28 @@ def test_a_failure_that_was_read_is_no_warning() -> None:
             del y, depends, batch, reader
             gc.collect()
     assert [str(w.message) for w in log] == []
+
+
+def test_a_backward_pass_that_was_given_up_sends_nothing_more() -> None:
+    given_up, seen = threading.Event(), []
+    model = soon()
+
+    async def rule(node: Any, gradient: Gradient, engine: Any) -> Any:
+        seen.append(node)
+        if len(seen) == 2:
+            raise KeyError("mine")
+        await asyncio.to_thread(given_up.wait, SOON)
+        seen.append(await ask(model, Request([{"role": "user", "content": "again"}])))
+
+    with warnings.catch_warnings(record=True) as log:
+        warnings.simplefilter("always")
+        agent, x = nn.LLM("i", engine=model), leaf()
+        with pytest.raises(KeyError, match="mine"):
+            ta.cat([agent(x), agent(x)]).backward("f", rule=rule)
+        given_up.set()
+        let_the_loop_finish()
+        gc.collect()
+    assert len(seen) == 2 and [str(w.message) for w in log] == []
 
 
 def test_failures_of_a_backward_pass_that_was_given_up_are_no_warnings() -> None:

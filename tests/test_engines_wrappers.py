@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textautograd import errors
+from textautograd.cancelling import Cancelled, cancel_scope
 from textautograd.engines import (
     HTTP,
     Budget,
@@ -603,6 +604,28 @@ def test_twins_in_flight_are_sent_once_and_paid_once() -> None:
     assert len(model.calls) == 1
     assert budget.spent == sum((r.usage for r in replies), Usage()) == Usage(10, 5, 0, 0.5, 1)
     assert [r.cached for r in replies].count(True) == 4
+
+
+def test_a_twin_of_a_call_that_is_cancelled_while_it_waits_for_its_turn_is_sent() -> None:
+    model, open_it = gate()
+    engine = Coalesced(Limited(model, 1))
+
+    async def main() -> list[Any]:
+        first = asyncio.create_task(call(engine, ask("first", temperature=0)))
+        await settled()
+        with cancel_scope() as scope:
+            cancelled = asyncio.create_task(call(engine, ask(temperature=0)))
+        twin = asyncio.create_task(call(engine, ask(temperature=0)))
+        await settled()
+        scope.cancel()
+        open_it()
+        await settled()
+        open_it()
+        return await asyncio.gather(first, cancelled, twin, return_exceptions=True)
+
+    first, cancelled, twin = asyncio.run(main())
+    assert (first.text, type(cancelled), twin.text) == ("x", Cancelled, "x")
+    assert len(model.calls) == 2
 
 
 @pytest.mark.parametrize("ticks", range(8))

@@ -2,14 +2,16 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import textautograd as ta
 from textautograd import nn, optim
+from textautograd.data import Example
 from textautograd.engines import Request, Scripted
-from textautograd.errors import UsageError
+from textautograd.errors import NoCreditError, UsageError
 
 
 def test_results_in_the_order_of_the_items() -> None:
@@ -88,7 +90,7 @@ def test_what_ends_a_program_is_raised_here_and_nowhere_else(
     with pytest.raises(kind):
         optim.SGD([x], engine=engine).step(lambda: end(0))  # type: ignore[arg-type,return-value]
     for thread in threading.enumerate():
-        if thread.name in ("gate", "textautograd-map"):
+        if thread.name == "textautograd-map":
             thread.join()
     assert elsewhere == [] and x.data == "old"
 
@@ -109,6 +111,91 @@ def test_nothing_is_started_after_an_interrupt() -> None:
         if thread.name == "textautograd-map":
             thread.join()
     assert len(started) <= 2
+
+
+class Twice(nn.Module):
+    """Asks twice, and reads the first reply in between."""
+
+    def __init__(self) -> None:
+        self.first, self.second = nn.LLM("first"), nn.LLM("second")
+
+    def forward(self, question: str) -> ta.TextVariable:
+        hint = self.first(question=question)
+        assert str(hint)
+        return self.second(question=hint)
+
+
+def _in_a_map(agent: nn.Module, data: list[Example]) -> None:
+    with ta.no_grad():
+        ta.map(lambda part: ta.map(lambda e: str(agent(e.question)), part), [data[:2], data[2:]])
+
+
+def _in_a_gate(agent: nn.Module, data: list[Example]) -> None:
+    optimizer = optim.SGD(agent.parameters())
+    for parameter in optimizer.params:
+        parameter.grad = ta.Gradient(["better"])
+    optimizer.step(lambda: ta.evaluate(agent, data, nn.ExactMatchLoss()).loss)
+
+
+def _in_fit(agent: nn.Module, data: list[Example]) -> None:
+    optimizer = optim.SGD(agent.parameters())
+    ta.fit(agent, data, nn.ExactMatchLoss(), optimizer, steps=1, batch_size=2, progress=False)
+
+
+@pytest.mark.parametrize("run", [_in_a_map, _in_a_gate, _in_fit])
+def test_nothing_is_sent_after_an_interrupt_however_deep(
+    run: Callable[[nn.Module, list[Example]], None],
+) -> None:
+    interrupted, main = threading.Event(), threading.get_ident()
+    gated: list[str] = []
+
+    def play(request: Request) -> str:
+        if request.purpose == "optimize":
+            return '{"prompt": "better"}'
+        if request.purpose == "backward" or ta.is_grad_enabled():
+            return '{"question": "better"}'
+        gated.append(request.messages[0]["content"])
+        if len(gated) == 1:
+            signal.pthread_kill(main, signal.SIGINT)
+        assert interrupted.wait(60)
+        return "wrong"
+
+    data = [Example(f"{i}?", "right") for i in range(5)]
+    with ta.use_engine(Scripted(play)), pytest.raises(KeyboardInterrupt):
+        run(Twice(), data)
+    interrupted.set()
+    for thread in threading.enumerate():
+        if thread.name == "textautograd-map":
+            thread.join()
+    assert gated and not [system for system in gated if "second" in system]
+
+
+def test_what_concerns_the_whole_run_ends_the_other_states_of_a_gate() -> None:
+    agent, refused, is_there = Twice(), [], threading.Event()
+    sent: list[str] = []
+
+    def play(request: Request) -> str:
+        if request.purpose == "optimize":
+            return '{"prompt": "better"}'
+        sent.append(request.messages[0]["content"])
+        assert is_there.wait(60)
+        refused[0].join()
+        return "wrong"
+
+    def closure() -> float:
+        if agent.first.instruction.data == "first":
+            return ta.evaluate(agent, data, nn.ExactMatchLoss()).loss
+        refused.append(threading.current_thread())
+        is_there.set()
+        raise NoCreditError("no credit")
+
+    data = [Example(f"{i}?", "right") for i in range(100)]
+    optimizer = optim.SGD(agent.parameters())
+    for parameter in optimizer.params:
+        parameter.grad = ta.Gradient(["better"])
+    with ta.use_engine(Scripted(play)), pytest.raises(NoCreditError):
+        optimizer.step(closure)
+    assert len(sent) <= 64 and not [system for system in sent if "second" in system]
 
 
 def test_nothing_is_started_after_a_failure() -> None:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from textautograd import anomaly, dispatch
 from textautograd.base import Variable
 from textautograd.calling import mismatch
+from textautograd.cancelling import cancel_scope
 from textautograd.engines import as_engine
 from textautograd.engines.ask import listening
 from textautograd.errors import EngineError, GraphError, ReplyError, RunError, UsageError
@@ -254,7 +255,7 @@ def _run(
             raise
         return pulled
 
-    with _running_from(roots):
+    with _running_from(roots), cancel_scope():
         dispatch.drive(walk, pull, arrive)
     ordered = [failures[v.grad_fn] for v in walk if v.grad_fn in failures]
     if ordered and (detects or not passed):

@@ -222,7 +222,11 @@ def _rows_of(
         ]
         for future in futures:
             future.add_done_callback(lambda _: bar.update())
-        return [future.result() for future in futures]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:  # unless all are done
+                future.cancel()
     except Error:
         raise
     except Exception as error:  # what samples raise is in their rows

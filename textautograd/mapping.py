@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from textautograd.cancelling import Cancelled, cancel_scope
 from textautograd.dispatch import thread_context
-from textautograd.errors import UsageError
+from textautograd.errors import RunError, UsageError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,7 +25,8 @@ def map(fn: Callable[[T], R], items: Iterable[T], *, max_workers: int | None = N
         The results in the order of the items.
 
     Raises:
-        The first failure in that order; items that were not started by then are left out.
+        The first failure in that order; items that were not started by then are left out. After a
+        `RunError`, or an exception in the caller such as Ctrl-C, those that were send no more.
     """
     if not callable(fn):
         raise UsageError(f"map needs a function, not {type(fn).__name__}")
@@ -36,37 +38,38 @@ def map(fn: Callable[[T], R], items: Iterable[T], *, max_workers: int | None = N
     todo: SimpleQueue[int] = SimpleQueue()
     for index in range(len(items)):
         todo.put(index)
-    context = thread_context()
-    contexts = [context.copy() for _ in items]
     results: list[Any] = [None] * len(items)
     failures: dict[int, BaseException] = {}
     finished: SimpleQueue[None] = SimpleQueue()
 
-    def work() -> None:
-        try:
-            while not failures:
-                try:
-                    index = todo.get_nowait()
-                except Empty:
-                    break
-                try:
-                    results[index] = contexts[index].run(fn, items[index])
-                except BaseException as error:  # the caller raises it
-                    failures[index] = error
-        finally:
-            finished.put(None)
+    with cancel_scope() as scope:
+        context = thread_context()
+        contexts = [context.copy() for _ in items]
 
-    threads = min(len(items), max_workers or 64)
-    try:
+        def work() -> None:
+            try:
+                while not failures:
+                    try:
+                        index = todo.get_nowait()
+                    except Empty:
+                        break
+                    try:
+                        scope.check()
+                        results[index] = contexts[index].run(fn, items[index])
+                    except BaseException as error:  # the caller raises it
+                        failures[index] = error
+                        if isinstance(error, RunError) or not isinstance(error, Exception):
+                            scope.cancel()
+            finally:
+                finished.put(None)
+
+        threads = min(len(items), max_workers or 64)
         for _ in range(threads):
             threading.Thread(target=work, daemon=True, name="textautograd-map").start()
         for _ in range(threads):
             finished.get()  # unlike join, it can be interrupted
-    except BaseException as interrupt:
-        failures[len(items)] = interrupt  # nothing further is started
-        raise
-    if failures:
-        raise failures[min(failures)]
+        if failures:  # who was cancelled was so because of another
+            raise failures[min(failures, key=lambda i: (isinstance(failures[i], Cancelled), i))]
     return results
 
 

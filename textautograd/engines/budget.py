@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from textautograd.cancelling import check_cancelled
 from textautograd.engines._checks import a_reply
 from textautograd.engines._wrapper import PerLoop, Wrapper
 from textautograd.engines.base import Engine, Reply, Request, Usage
@@ -208,6 +209,7 @@ class _Hold:
     """One call's reservation in every active budget."""
 
     def __init__(self, request: Request) -> None:
+        check_cancelled()
         self.budgets: list[Budget] = []
         active = _active.get()
         if not active:

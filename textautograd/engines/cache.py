@@ -10,6 +10,7 @@ from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from textautograd.cancelling import Cancelled
 from textautograd.engines._checks import AT_LIMIT, finished
 from textautograd.engines._store import Store
 from textautograd.engines._wrapper import PerLoop, Wrapper
@@ -118,8 +119,8 @@ class Coalesced(Wrapper):
         while (flight := flights.get(key)) is not None:
             try:
                 return replace(await flight.landing(), usage=Usage(), cached=True)
-            except BudgetExceeded:
-                pass  # the other caller's budget, not ours
+            except (BudgetExceeded, Cancelled):
+                pass  # the other caller's budget, or end, not ours
         flight = flights[key] = _Flight(self, request, flights, key)
         return await flight.landing()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from typing import Any
 
 from textautograd.errors import EngineError, ReplyError, RunError, UsageError
 from textautograd.grad_mode import no_grad
+from textautograd.mapping import map as map_
 from textautograd.variable import TextVariable, overridden
 
 State = Mapping[TextVariable, TextVariable]
@@ -42,35 +41,24 @@ def closure_gate(closure: Callable[[], float]) -> Gate:
 
     def gate(old: State, candidates: Sequence[State]) -> Verdict:
         states = [old, *candidates]
-        results: list[Any] = [None] * len(states)
         told: list[list[float | None]] = [[] for _ in states]
         gains: dict[int, tuple[float, float]] = {}
 
-        def work(index: int) -> None:
+        def work(index: int) -> float | str:
             _told.set(told[index])
             try:
                 with no_grad(), overridden(states[index]):
-                    results[index] = loss_of(closure())
-            except BaseException as error:  # the caller raises it
-                results[index] = error
+                    return loss_of(closure())
+            except (EngineError, ReplyError) as error:
+                if index == 0 or isinstance(error, RunError):
+                    raise
+                return f"{type(error).__name__}: {error}"
 
-        threads = [
-            threading.Thread(
-                target=contextvars.copy_context().run, args=(work, i), daemon=True, name="gate"
-            )
-            for i in range(len(states))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        results: list[Any] = map_(work, range(len(states)), max_workers=len(states))
         for i, result in enumerate(results):
-            if isinstance(result, BaseException):
-                is_its_own = isinstance(result, (EngineError, ReplyError))
-                if i == 0 or not is_its_own or isinstance(result, RunError):
-                    raise result
-                results[i] = f"{type(result).__name__}: {result}"
-            elif (failed := len(_failed(told[i]))) > (of_old := len(_failed(told[0]))):
+            if isinstance(result, str):
+                continue
+            if (failed := len(_failed(told[i]))) > (of_old := len(_failed(told[0]))):
                 results[i] = f"{failed} samples failed, {of_old} with the old state"
             else:
                 was, now = results[0], result

@@ -11,6 +11,7 @@ from typing import Any
 
 from textautograd import dispatch
 from textautograd.calling import mismatch
+from textautograd.cancelling import cancel_scope
 from textautograd.data.sampling import check_int
 from textautograd.engines import as_engine, default_engine
 from textautograd.engines.base import Engine
@@ -160,7 +161,9 @@ class Optimizer:
 
     def step_with(self, gate: Gate | None) -> StepResult:
         """`step`, for a gate that evaluates and compares the states itself."""
-        candidates = dispatch.wait(dispatch.start(self.propose(self.engine or default_engine())))
+        with cancel_scope():
+            proposing = dispatch.start(self.propose(self.engine or default_engine()))
+            candidates = dispatch.wait(proposing)
         self.steps += 1
         usable = [candidate for candidate in candidates if candidate.state]
         before: float | None = None
