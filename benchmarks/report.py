@@ -7,7 +7,11 @@ python -m benchmarks.report --write              puts them into benchmarks/READM
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from benchmarks.paper import lines
@@ -16,11 +20,13 @@ from benchmarks.paper.lines import Line
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.settings import Setting, queued
 from benchmarks.paper.statistics import Interval, interval
+from textautograd.errors import UsageError
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- paper: begin -->\n", "<!-- paper: end -->\n"
-Group = dict[str, list[Line]]  # a task's lines by method
-
+NEEDED = {"key": dict, "before": dict, "after": dict, "steps": list, "cost": dict}  # of a line
+STATE = ("definition", "prompts")  # of a method
+SETTINGS = [f.name for f in fields(Setting) if f.name not in ("task", "method", "seed")]
 
 NOTE = """\
 Means over seeds, with 95 % intervals (bootstrap over seeds and questions; with one seed over
@@ -29,15 +35,59 @@ questions alone, which is too narrow). Differences are paired, in points. Bold: 
 counts as wrong."""
 
 
+@dataclass
+class Row:
+    """Runs that differ in their seed alone."""
+
+    method: str
+    name: str
+    runs: list[Line]
+
+    def went_through(self) -> list[Line]:
+        return [line for line in self.runs if line["error"] is None]
+
+
 def grouped(found: list[Line]) -> dict[str, Group]:
-    """Lines by task and method, each method's by seed; of runs that went through or failed."""
-    groups: dict[str, Group] = {}
-    for line in sorted(found, key=lambda line: int(line["key"]["seed"])):
-        key = line["key"]
-        tokens = f", {key['tokens']:,} tokens" if key["tokens"] else ""
-        name = f"{key['task']}{tokens}"
-        groups.setdefault(name, {}).setdefault(key["method"], []).append(line)
+    """Tables by name: runs that differ in seed and method alone, a row for each method; where a
+    method or its prompts were changed between runs, a row for each state of them."""
+    known = [line for line in reversed(found) if line["key"]["method"] in METHODS]
+    unique = {json.dumps(line["key"], sort_keys=True): line for line in known}
+    ordered = sorted(reversed(unique.values()), key=lambda line: int(line["key"]["seed"]))
+    groups = {}
+    for task in dict.fromkeys(line["key"]["task"] for line in ordered):
+        tables = split([line for line in ordered if line["key"]["task"] == task], SETTINGS)
+        for told, table in tables:
+            groups[", ".join([task, *told])] = [
+                Row(method, ", ".join([METHODS[method].what, *state]), runs)
+                for method in METHODS
+                for state, runs in split(
+                    [line for line in table if line["key"]["method"] == method], STATE
+                )
+            ]
     return groups
+
+
+def split(some: list[Line], names: Sequence[str]) -> list[tuple[list[str], list[Line]]]:
+    """Lines by these parts of their keys, each group with those in which groups differ."""
+    groups: dict[str, list[Line]] = {}
+    for line in some:
+        same = json.dumps([line["key"].get(name) for name in names])
+        groups.setdefault(same, []).append(line)
+    keys = [runs[0]["key"] for runs in groups.values()]
+    differ = [n for n in names if any(key.get(n) != keys[0].get(n) for key in keys)]
+    return [
+        ([f"{n.replace('_', ' ')} {runs[0]['key'].get(n)}" for n in differ], runs)
+        for runs in groups.values()
+    ]
+
+
+def plain(text: str) -> str:
+    """A text as it can stand in a cell, whatever it holds."""
+    short = " ".join(text.encode(errors="replace").decode().split())[:300]
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", short)
+
+
+Group = list[Row]  # of a table
 
 
 def changes(runs: list[Line], score: str, others: list[Line] | None = None) -> list[list[float]]:
@@ -61,20 +111,21 @@ def table(group: Group, comparisons: int) -> str:
         "| exact less sgd | steps accepted | words | training: calls | tokens |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for method in METHODS:
-        runs = [line for line in group.get(method, []) if line["error"] is None]
-        for line in group.get(method, []):
+    (of_sgd, *other_states) = [row.went_through() for row in group if row.method == "sgd"] or [[]]
+    for row in group:
+        runs = row.went_through()
+        for line in row.runs:
             if line["error"] is not None:
-                rows.append(
-                    f"| {METHODS[method].what} | failed, seed {line['key']['seed']}: "
-                    f"{line['error']['type']}: {line['error']['message']} |" + " |" * 9
-                )
+                said = plain(f"{line['error']['type']}: {line['error']['message']}")
+                failed = f"failed, seed {line['key']['seed']}: {said}"
+                rows.append(f"| {row.name} | {failed} |" + " |" * 9)
         if not runs:
             continue
         steps = [step for run in runs for step in run["steps"]]
-        versus = changes(runs, "exact", group.get("sgd")) if method != "sgd" else []
+        is_compared = row.method != "sgd" and not other_states
+        versus = changes(runs, "exact", of_sgd) if is_compared else []
         cells = [
-            METHODS[method].what,
+            row.name,
             str(len(runs)),
             level(runs, "exact"),
             level(runs, "lenient"),
@@ -121,8 +172,8 @@ def mean(of: Callable[[Line], float], runs: list[Line]) -> float:
 def recalls(group: Group) -> str:
     """Where held-out answers are one of two labels: how many of each are found."""
     rows = ["| method | label | right, % | of |", "|---|---|---|---|"]
-    for method in METHODS:
-        runs = [line for line in group.get(method, []) if "labels" in line and not line["error"]]
+    for row in group:
+        runs = [line for line in row.went_through() if "labels" in line]
         for label in sorted({label for run in runs for label in run["labels"]}):
             right = [
                 [
@@ -134,18 +185,17 @@ def recalls(group: Group) -> str:
             ]
             found = interval(right)
             share = f"{100 * found.mean:.0f} ({100 * found.low:.0f} to {100 * found.high:.0f})"
-            rows.append(f"| {METHODS[method].what} | {label} | {share} | {len(right[0])} |")
+            rows.append(f"| {row.name} | {label} | {share} | {len(right[0])} |")
     return "\n".join(rows) if len(rows) > 2 else ""
 
 
 def bars(groups: dict[str, Group]) -> list[tuple[str, str, Interval]]:
     """What is drawn: task, method, gain in exact match."""
     return [
-        (task, METHODS[method].what, interval(changes(runs, "exact")))
+        (task, row.name, interval(changes(runs, "exact")))
         for task, group in groups.items()
-        for method in METHODS
-        if (runs := [line for line in group.get(method, []) if line["error"] is None])
-        and method != "start"
+        for row in group
+        if (runs := row.went_through()) and row.method != "start"
     ]
 
 
@@ -160,14 +210,15 @@ def report(found: list[Line]) -> str:
     comparisons = max(1, len(bars(groups)))
     parts = []
     for task, group in groups.items():
-        some = next(iter(group.values()))[0]
+        some = group[0].runs[0]
         held_out = len(some["after"]["exact"])
         key = some["key"]
         parts += [
             f"### {task}",
             f"{held_out} held-out questions, {key['sizes'][0]} to train on, {key['sizes'][1]} for "
             f"the gate, {key['steps']} steps of {key['batch_size']}; {key['model']} for the agent, "
-            f"{key['optimizer_model']} for backward and rewriting.",
+            f"{key['optimizer_model']} for backward and rewriting"
+            + (f"; training ends at {key['tokens']:,} tokens." if key["tokens"] else "."),
             table(group, comparisons),
         ]
         if labels := recalls(group):
@@ -184,7 +235,10 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results" / "paper.jsonl")
     parser.add_argument("--write", action="store_true", help="into benchmarks/README.md")
     arguments = parser.parse_args()
-    found = lines.read(arguments.results)
+    try:
+        found = lines.read(arguments.results, NEEDED)
+    except (UsageError, OSError) as error:
+        sys.exit(str(error))
     text = report(found)
     if not arguments.write:
         print(text)

@@ -426,6 +426,68 @@ def test_differences_are_paired_by_seed_and_question(root: Path) -> None:
     assert report.changes([one, other], "exact", [other]) == [[0.0] * 6]
 
 
+def test_only_seeds_share_a_row(root: Path) -> None:
+    line = run(root, "start", Model())
+    text = json.dumps(line)
+
+    def other(after: list[int] | None = None, error: Any = None, **key: Any) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(text) | {"error": error}
+        found["key"] |= key
+        if after is not None:
+            found["before"] |= {"exact": after, "lenient": after}
+            found["after"] |= {"exact": after, "lenient": after}
+            found["labels"] = found["labels"][: len(after)]
+        return found
+
+    def told(*found: dict[str, Any]) -> list[str]:
+        return [
+            row
+            for row in report.report(list(found)).split("\n")
+            if row[:3] in ("###", "| t", "| s")
+        ]
+
+    name = "| the agent as written"
+    same = told(line, line, other(seed=1), other([1] * 6, seed=2))
+    assert same[0] == "### liar" and same[1].startswith(f"{name} | 3 | ")
+    models = told(line, other(model="another"))
+    assert [row for row in models if row[0] == "#"] == [
+        "### liar, model forward",
+        "### liar, model another",
+    ]
+    assert all(
+        " | 1 | " in row for row in models if row[0] == "|" and row.startswith(f"{name} | 1")
+    )
+    sizes = told(line, other([1] * 3, sizes=[8, 8, 3]))
+    assert "### liar, sizes [8, 8, 6]" in sizes and "### liar, sizes [8, 8, 3]" in sizes
+    states = told(line, other(prompts="0123", seed=1))
+    assert states[0] == "### liar"
+    assert [row for row in states if row.startswith(f"{name}, prompts 0123 | 1 | ")]
+    sgd = [other(method="sgd"), other(method="sgd", prompts="0123")]
+    rows = told(line, *sgd)
+    assert rows[1].split(" | ")[6] == ""  # which state to compare with is not known
+    assert told(line, sgd[0])[1].split(" | ")[6] != ""
+
+
+def test_what_a_peer_says_cannot_leave_its_cell(root: Path) -> None:
+    line = run(root, "start", Model())
+    said = "a | b\n## Heading\n<b>\ud800 [x](y)"
+    bad = line | {"key": line["key"] | {"seed": 1}, "error": {"type": "X", "message": said}}
+    text = report.report([line, bad])
+    text.encode()
+    (row,) = [row for row in text.split("\n") if "Heading" in row]
+    assert r"X: a \| b \#\# Heading \<b\>? \[x\](y) |" in row
+
+
+def test_a_report_of_a_damaged_file_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad").write_text('{"key": {}}\n')
+    for place, why in ((tmp_path / "bad", "line 1 is damaged"), (tmp_path, "directory")):
+        monkeypatch.setattr("sys.argv", ["report", "--results", str(place)])
+        with pytest.raises(SystemExit, match=why):
+            report.main()
+
+
 def test_a_dry_run_costs_what_the_run_costs(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--task", "bbh/navigate", "--data", str(root), "--sizes", "4", "4", "8"]
     main([*words, "--steps", "2", "--batch-size", "4", "--dry-run"])
