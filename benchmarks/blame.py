@@ -37,10 +37,10 @@ A case in which a backward reply could not be used, also when asked again, score
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,14 +51,24 @@ from typing import Any
 import numpy as np
 
 import textautograd as ta
+from benchmarks.paper import lines
+from benchmarks.paper.numbers import at_least
 from textautograd import nn, rules
 from textautograd.engines import Engine, Request, Scripted
-from textautograd.errors import ReplyError, UsageError
+from textautograd.errors import (
+    ContentFilterError,
+    ContextOverflowError,
+    EngineError,
+    IncompleteReplyError,
+    ReplyError,
+    UsageError,
+)
 
 CASES = 105
 SEED = 1  # seed 0 was looked at: see above
 MAX_TOKENS = 200
 IN_FLIGHT = 8
+HOLDS = {"case": int, "rule": str, "model": str, "gradients": dict, "failed": int}  # of a line
 RULES: dict[str, Any] = {
     "semantic": rules.semantic,
     "textgrad": rules.textgrad,
@@ -267,23 +277,34 @@ def _play(request: Request) -> str:
     return execute(instruction, question[1], [text for _, text in inputs])
 
 
+UNUSABLE = (ReplyError, IncompleteReplyError, ContextOverflowError, ContentFilterError)
+
+
 class _Watched:
-    """A rule whose unusable replies are counted and pass nothing back."""
+    """A rule whose unusable replies are counted and pass nothing back; any other failure of a call
+    is no opinion of the model, and is kept to be raised."""
 
     def __init__(self, rule: Any) -> None:
         self.rule = rule
         self.failed = 0
+        self.error: EngineError | None = None
 
     async def __call__(self, node: Any, gradient: ta.Gradient, engine: Engine | None) -> Any:
         try:
             return await self.rule(node, gradient, engine)
-        except ReplyError:
+        except UNUSABLE:
             self.failed += 1
-            return rules.none(node, gradient)
+        except EngineError as error:
+            self.error = error
+        return rules.none(node, gradient)
 
 
 def gradients(case: Case, rule: Any, engine: Engine) -> dict[str, Any]:
-    """One forward and one backward pass: what each node was told, and what that took."""
+    """One forward and one backward pass: what each node was told, and what that took.
+
+    Raises:
+        EngineError: a call failed.
+    """
     outputs = Agent(case).to(Scripted(_play))(case.question)
     for variable in outputs.values():
         variable.retain_grad()
@@ -294,6 +315,8 @@ def gradients(case: Case, rule: Any, engine: Engine) -> dict[str, Any]:
     started = time.monotonic()
     with ta.Budget() as budget:
         loss.backward(rule=watched, engine=engine)
+    if watched.error is not None:
+        raise watched.error
     said = {n: None if v.grad is None else str(v.grad) for n, v in outputs.items()}
     return {
         "gradients": said,
@@ -342,31 +365,35 @@ def scores(case: Case, said: Mapping[str, str | None], failed: int = 0) -> dict[
 
 
 def read(out: Path) -> list[dict[str, Any]]:
-    """The lines of a file; the last, if a crash cut it, is left out."""
-    lines = out.read_text("utf-8").splitlines(keepends=True) if out.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The lines of a file; the last, if a crash cut it, is left out.
+
+    Raises:
+        UsageError: a line is damaged. OSError: the file cannot be read.
+    """
+    return lines.read(out, HOLDS)
 
 
 def run(out: Path, engine: Engine, model: str, names: Sequence[str], number: int = CASES) -> None:
     """Every case and rule that the file does not have yet, in the order of the cases.
 
     Raises:
-        UsageError: the file has lines of another model.
+        UsageError: the file has lines of another model, or damaged ones. EngineError: a call
+            failed; what is there stays, and the same run goes on from it.
     """
     done = read(out)
     if others := {line["model"] for line in done} - {model}:
         raise UsageError(f"{out} was measured with {', '.join(others)}: name another file")
     there = {(line["case"], line["rule"]) for line in done}
     todo = [(c, n) for c in cases(number) for n in names if (c.number, n) not in there]
+    lines.check(out, HOLDS)
     lock = threading.Lock()
-    out.write_text("".join(json.dumps(line) + "\n" for line in done), "utf-8")
 
     def one(item: tuple[Case, str]) -> None:
         case, name = item
         found = gradients(case, RULES[name], engine)
         about = {"case": case.number, "rule": name, "model": model}
-        with lock, out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(about | found) + "\n")
+        with lock:
+            lines.append(out, about | found)
 
     ta.map(one, todo, max_workers=IN_FLIGHT)
 
@@ -390,14 +417,14 @@ def report(out: Path) -> str:
     """Markdown: by rule, the differences between rules, by shape, by kind. Only cases that every
     rule in the file has are compared."""
     done = read(out)
-    lines = {(line["case"], line["rule"]): line for line in done}
-    names = [name for name in RULES if any(name == rule for _, rule in lines)]
-    highest = max((number for number, _ in lines), default=-1)
-    shared = [c for c in cases(highest + 1) if all((c.number, n) in lines for n in names)]
+    by_case = {(line["case"], line["rule"]): line for line in done}
+    names = [name for name in RULES if any(name == rule for _, rule in by_case)]
+    highest = max((number for number, _ in by_case), default=-1)
+    shared = [c for c in cases(highest + 1) if all((c.number, n) in by_case for n in names)]
     if not shared:
         return "No case is there for every rule."
     score = {
-        (c.number, n): scores(c, lines[c.number, n]["gradients"], lines[c.number, n]["failed"])
+        (c.number, n): scores(c, by_case[c.number, n]["gradients"], by_case[c.number, n]["failed"])
         for c in shared
         for n in names
     }
@@ -417,7 +444,7 @@ def report(out: Path) -> str:
     text += ["| rule | blame | largest | exact | unusable | calls | tokens in | out | seconds |"]
     text += ["|---" * 9 + "|"]
     for n in names:
-        of = [lines[c.number, n] for c in shared]
+        of = [by_case[c.number, n] for c in shared]
         text.append(
             f"| {n} | {' | '.join(share(shared, n, m) for m in MEASURES)} "
             f"| {sum(x['failed'] > 0 for x in of)} | {sum(x['calls'] for x in of)} "
@@ -455,21 +482,24 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", help="of the backward calls")
     parser.add_argument("--api-base", help="an OpenAI-compatible server that has it")
     parser.add_argument("--rule", choices=RULES, action="append", help="by default all")
-    parser.add_argument("--cases", type=int, default=CASES)
+    parser.add_argument("--cases", type=at_least(1), default=CASES)
     parser.add_argument("--report", action="store_true", help="only print the tables")
     arguments = parser.parse_args(words)
-    if not arguments.report:
-        if arguments.model is None:
-            parser.error("--model is needed to run")
-        engine = ta.engine(
-            arguments.model,
-            api_base=arguments.api_base,
-            max_tokens=MAX_TOKENS,
-            max_concurrency=IN_FLIGHT,
-        )
-        chosen = arguments.rule or list(RULES)
-        run(arguments.out, engine, arguments.model, chosen, arguments.cases)
-    print(report(arguments.out))
+    if not arguments.report and arguments.model is None:
+        parser.error("--model is needed to run")
+    try:
+        if not arguments.report:
+            engine = ta.engine(
+                arguments.model,
+                api_base=arguments.api_base,
+                max_tokens=MAX_TOKENS,
+                max_concurrency=IN_FLIGHT,
+            )
+            chosen = arguments.rule or list(RULES)
+            run(arguments.out, engine, arguments.model, chosen, arguments.cases)
+        print(report(arguments.out))
+    except (ta.Error, OSError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

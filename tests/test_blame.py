@@ -150,6 +150,41 @@ def test_an_unusable_reply_is_counted(tmp_path: Path) -> None:
     assert blame.gradients(case, blame.RULES["semantic"], Scripted(lambda r: "?"))["failed"] > 0
 
 
+def test_a_call_that_fails_is_no_opinion_and_the_run_goes_on_later(tmp_path: Path) -> None:
+    out, sound, calls = tmp_path / "new" / "b.jsonl", always("Change it."), itertools.count()
+
+    def dies(request: Request) -> str:
+        if next(calls) > 2:
+            raise errors.ServerError("down")
+        assert request.schema is not None
+        return json.dumps(dict.fromkeys(request.schema["properties"], "Change it."))
+
+    with pytest.raises(errors.ServerError, match="down"):
+        blame.run(out, Scripted(dies), "m", ["semantic"], 9)
+    blame.run(out, sound, "m", ["semantic"], 9)
+    found = blame.read(out)
+    assert sorted(line["case"] for line in found) == list(range(9))
+    for line in found:
+        assert set(line["gradients"].values()) - {None} and line["failed"] == 0
+
+    def cut(request: Request) -> str:
+        raise errors.IncompleteReplyError("cut off at its limit")
+
+    assert blame.gradients(cases(1)[0], blame.RULES["semantic"], Scripted(cut))["failed"] > 0
+
+
+@pytest.mark.parametrize("bad", [b"[]\n", b"{}\n", b'{"case": 1\n', b"\xff\n", None])
+def test_a_file_that_is_none_of_its_own_stays(tmp_path: Path, bad: bytes | None) -> None:
+    out = tmp_path / "b.jsonl"
+    out.mkdir() if bad is None else out.write_bytes(bad)
+    for words in (["--report"], ["--model", "openai/m", "--api-base", "http://127.0.0.1:9/v1"]):
+        with pytest.raises(SystemExit, match=r"b\.jsonl"):
+            blame.main(["--out", str(out), *words])
+    assert bad is None or out.read_bytes() == bad
+    with pytest.raises(SystemExit, match="2"):
+        blame.main(["--out", str(out), "--model", "m", "--cases", "0"])
+
+
 def test_intervals() -> None:
     assert blame.wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
     low, high = blame.bootstrap([0.0, 1.0] * 50)

@@ -34,13 +34,13 @@ def read(path: Path, holds: Mapping[str, type] = {"key": dict}) -> list[Line]:
     return found
 
 
-def check(path: Path) -> None:
+def check(path: Path, holds: Mapping[str, type] = {"key": dict}) -> None:
     """Finds out whether lines can be added.
 
     Raises:
         UsageError, OSError: as `read`, or the file cannot be written.
     """
-    read(path)
+    read(path, holds)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab"):
         pass
