@@ -262,14 +262,17 @@ def test_optoprime_tells_a_result_from_an_input_that_says_the_same() -> None:
     engine, p = says("No"), nn.Parameter("No", name="p")
     with ta.use_engine(engine):
         a = complete(p, {"question": "No"})
-        end = complete("Join", {"a": a, "b": "No", "c": ta.cat([a, p], ", "), "d": p})
+        end = complete(
+            "Join", {"a": a, "b": "No", "c": ta.cat([a, p], ", "), "d": p, "e": "No, No"}
+        )
         nn.ExactMatchLoss()(end, "4").backward(rule=optim.OptoPrime.rule)
         optim.OptoPrime([p]).step()
     code, blocks = graph_of(asked(engine)[0])
     first, made_of, last = code
     result, question = re.findall(r"^(\S+) = .*question=(\S+)\)$", first)[0]
     both = re.findall(rf"^(\S+) = made\(variable-p, {result}\)$", made_of)[0]
-    assert last.endswith(f"a={result}, b={question}, c={both}, d=variable-p)")
+    assert f"a={result}, b={question}, c={both}, d=variable-p, e=value-" in last
+    assert f"e={both})" not in last
     assert result != question and blocks[result] == blocks[question] == "No"
 
 
