@@ -24,12 +24,15 @@ from hypothesis import strategies as st
 
 from benchmarks.paper.graphs import analysts, node, two_hints
 from benchmarks.paper.peer import job as write_job
+from benchmarks.paper.peer import theirs
 from benchmarks.paper.peers import sizes
 from benchmarks.paper.peers.job import Chat, Example, Job, Node, Record, Spent, revert, told
+from benchmarks.paper.peers.job import main as run_script
 from benchmarks.paper.questions import Questions
 from benchmarks.paper.server import Upstream, application
 from benchmarks.paper.settings import Setting
 from textautograd import data
+from textautograd.errors import UsageError
 from textautograd.prompts.forward import forward
 
 PEERS = os.environ.get("TEXTAUTOGRAD_PEERS")
@@ -147,6 +150,10 @@ def test_outputs_follow_the_graph_and_calls_are_counted_by_phase(tmp_path: Path)
 
 
 def test_a_held_out_question_that_fails_leaves_no_output(tmp_path: Path) -> None:
+    with metered(refusal(503, "loading")) as (url, _):
+        told_of = job(tmp_path, api_base=url)
+        with pytest.raises(RuntimeError, match=r"503.*loading"):
+            Chat(told_of).evaluate("after", told_of.instructions(), told_of.test)
     with metered(refusal(400, "too long")) as (url, _):
         told_of = job(tmp_path, api_base=url)
         assert Chat(told_of).evaluate("after", told_of.instructions(), told_of.test) == [None, None]
@@ -181,6 +188,75 @@ def test_a_step_that_scores_less_is_undone(tmp_path: Path) -> None:
         assert record.instructions == start
         other = {**start, "solve": "As good."}
         assert revert(chat, record, other, 1.0) == (True, 1.0) and record.instructions == other
+
+
+def test_training_is_kept_when_the_rest_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, down = [], [True]
+
+    def prepare(method: str, job_: Job) -> Any:
+        def evaluate(phase: str, instructions: Any, examples: Any) -> list[str | None]:
+            if phase == "after" and down[0]:
+                raise OSError("gone")
+            return ["42"] * len(examples)
+
+        def train(job_: Job, record: Record) -> None:
+            trained.append(1)
+            record.instructions = {**record.instructions, "solve": "Better."}
+
+        return evaluate, train
+
+    with metered(answer()) as (url, _):
+        job(tmp_path, api_base=url)
+        result = tmp_path / "result.json"
+        monkeypatch.setattr("sys.argv", ["x", "m", str(tmp_path / "job.json"), str(result)])
+        with pytest.raises(OSError, match="gone"):
+            run_script(prepare, [])
+        assert json.loads(result.read_text())["after"] is None
+        down[0] = False
+        run_script(prepare, [])
+    found = json.loads(result.read_text())
+    assert found["after"] == ["42"] * 2 and found["instructions"]["solve"] == "Better."
+    assert len(trained) == 1
+
+
+def test_a_result_is_paid_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"input": f"Is {i} odd?", "target": "Yes"} for i in range(20)]
+    (tmp_path / "bbh").mkdir()
+    (tmp_path / "bbh" / "navigate.json").write_text(json.dumps({"examples": rows}))
+    setting = Setting("bbh/navigate", "peer-gepa", "small", "large", 0, (4, 4, 3))
+    result = {"before": ["x"] * 3, "after": ["x"] * 3, "initial": {}, "instructions": {}}
+    result |= {"settings": {}, "steps": [], "versions": {}, "error": None}
+    ran: list[str] = []
+
+    def script(text: str) -> Any:
+        def run(command: list[Any], **_: Any) -> None:
+            ran.append(json.loads(Path(command[-2]).read_text())["run"])
+            Path(command[-1]).write_text(text)
+
+        return run
+
+    def go(url: str, out: str = "out") -> Any:
+        return theirs(setting, None, tmp_path, tmp_path / out, url, tmp_path)
+
+    gone = "http://127.0.0.1:9/v1"
+    monkeypatch.setattr(subprocess, "run", script(json.dumps(result)))
+    with pytest.raises(UsageError, match="its result stays"):
+        go(gone)
+    with metered(answer()) as (url, _):
+        with pytest.raises(UsageError, match="does not know"):
+            go(url)
+        Chat(job(tmp_path, api_base=url, run=ran[0]))("before", [{"role": "user", "content": "x"}])
+        assert go(url)["cost"] == {"before": {"forward": [1, 7, 3]}}
+    assert go(gone)["cost"] == {"before": {"forward": [1, 7, 3]}}
+    assert len(ran) == 1
+    for i, text in enumerate(('{"before": ["x"', "[]", json.dumps(result | {"before": []}))):
+        monkeypatch.setattr(subprocess, "run", script(text))
+        for _ in range(2):
+            with pytest.raises(UsageError, match="delete"):
+                go(gone, f"out-{i}")
+    assert len(ran) == 4
 
 
 def test_batches_are_drawn_by_the_seed(tmp_path: Path) -> None:

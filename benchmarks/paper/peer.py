@@ -14,7 +14,7 @@ from benchmarks.paper.lines import Line
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.questions import Questions, load
 from benchmarks.paper.run import scores
-from benchmarks.paper.settings import Setting
+from benchmarks.paper.settings import Setting, digest
 from textautograd.data import Example
 from textautograd.errors import UsageError
 
@@ -30,27 +30,38 @@ def theirs(
     assert found
     script, name = found
     questions = load(setting.task, root, setting.seed, setting.sizes)
-    place = f"{setting.task.replace('/', '-')}-{setting.method}-{setting.seed}"
+    told = {**job(setting, questions, api_base, ""), "tokens": tokens}
+    known = {name: value for name, value in told.items() if name != "api_base"}
+    place = f"{setting.task.replace('/', '-')}-{setting.method}-{setting.seed}-{digest(known)}"
     folder = out / "peers" / place
     folder.mkdir(parents=True, exist_ok=True)
+    job_file, result_file = folder / "job.json", folder / "result.json"
     run = f"{place}-{time.time_ns()}"
-    told = {**job(setting, questions, api_base, run), "tokens": tokens}
-    (folder / "job.json").write_text(json.dumps(told), "utf-8")
-    result_file = folder / "result.json"
-    result_file.unlink(missing_ok=True)
+    if result_file.exists():  # the run goes on under its name
+        run = loaded(job_file)["run"]
+    job_file.write_text(json.dumps({**told, "run": run}), "utf-8")
     started = time.time()
-    command = [peers / "bin" / "python", "-m", f"benchmarks.paper.peers.{script}", name]
-    with (folder / "log.txt").open("w") as log:
-        subprocess.run(
-            [*command, folder / "job.json", result_file],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            check=False,
-            env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
-        )
+    if not (result_file.exists() and loaded(result_file).get("after") is not None):
+        command = [peers / "bin" / "python", "-m", f"benchmarks.paper.peers.{script}", name]
+        with (folder / "log.txt").open("w") as log:
+            subprocess.run(
+                [*command, job_file, result_file],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                check=False,
+                env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+            )
     if not result_file.exists():
         raise UsageError(f"{script} left no result: see {folder / 'log.txt'}")
-    result = json.loads(result_file.read_text("utf-8"))
+    result = loaded(result_file)
+    if result.get("after") is None:
+        raise UsageError(f"{script} is not done, and goes on next time: see {folder / 'log.txt'}")
+    if {len(result["before"]), len(result["after"])} != {len(questions.test)}:
+        raise UsageError(f"{result_file} is about other questions: delete {folder}, or mend it")
+    usage = result.get("usage") or {}
+    if "before" not in usage:
+        usage |= asked_of(api_base, run, folder)
+        result_file.write_text(json.dumps({**result, "usage": usage}, indent=1), "utf-8")
     return {
         "key": setting.key(),
         **scores(questions, result["before"], result["after"]),
@@ -60,11 +71,26 @@ def theirs(
         "steps": result["steps"],
         "stopped": None,
         "settings": {**result["settings"], "tokens": tokens},
-        "cost": cost(api_base, run),
+        "cost": cost(usage),
         "seconds": round(time.time() - started),
         "versions": result["versions"],
         "error": result["error"],
     }
+
+
+def loaded(file: Path) -> dict[str, Any]:
+    """An object of a file.
+
+    Raises:
+        UsageError: it holds none.
+    """
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError(f"{file} is damaged: delete {file.parent} to run it again")
+    return found
 
 
 def job(setting: Setting, questions: Questions, api_base: str, run: str) -> dict[str, Any]:
@@ -92,10 +118,29 @@ def job(setting: Setting, questions: Questions, api_base: str, run: str) -> dict
     }
 
 
-def cost(api_base: str, run: str) -> dict[str, dict[str, list[int]]]:
-    """Calls, input and output tokens by stage and purpose, as the server counted them."""
-    with urllib.request.urlopen(f"{api_base}/usage?run={run}") as reply:
-        phases = json.load(reply)
+def asked_of(api_base: str, run: str, folder: Path) -> dict[str, dict[str, int]]:
+    """What the server counted in a run, by phase.
+
+    Raises:
+        UsageError: it is gone, or does not know the run.
+    """
+    try:
+        with urllib.request.urlopen(f"{api_base}/usage?run={run}") as reply:
+            found: dict[str, dict[str, int]] = json.load(reply)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"what {run} cost is not known, as {api_base} failed ({error}): its result stays in "
+            f"{folder}, and is used when the server answers"
+        ) from None
+    if "before" not in found:
+        raise UsageError(
+            f"{api_base} does not know what {run} cost: delete {folder} to run it again"
+        )
+    return found
+
+
+def cost(phases: dict[str, dict[str, int]]) -> dict[str, dict[str, list[int]]]:
+    """Calls, input and output tokens by stage and purpose."""
     found: dict[str, dict[str, list[int]]] = {}
     for phase, counts in phases.items():
         stage = phase if phase in ("before", "after") else "training"

@@ -28,6 +28,10 @@ Instructions = dict[str, str]
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
+class Refused(RuntimeError):
+    """A call that the server refuses for what it holds, or for its length."""
+
+
 class Spent(BaseException):
     """The run's tokens are used up. No Exception, so no peer takes it for a failed call."""
 
@@ -134,9 +138,14 @@ class Job:
 
     def used(self) -> dict[str, int]:
         """Tokens by phase."""
+        phases = self.usage().items()
+        return {name: p["input_tokens"] + p["output_tokens"] for name, p in phases}
+
+    def usage(self) -> dict[str, dict[str, int]]:
+        """What the server counted, by phase."""
         with _open(f"{self.api_base}/usage?run={self.run}") as reply:
-            phases = json.load(reply)
-        return {name: p["input_tokens"] + p["output_tokens"] for name, p in phases.items()}
+            found: dict[str, dict[str, int]] = json.load(reply)
+        return found
 
 
 def blocks(texts: dict[str, str], shown: dict[str, str] | None = None) -> str:
@@ -176,7 +185,7 @@ class Chat:
 
         Raises:
             Spent: there are no tokens left for a call of training.
-            RuntimeError: the server refuses.
+            Refused: the server refuses this call. RuntimeError, OSError: it fails.
         """
         writes = phase in ("backward", "optimize")
         body = {
@@ -208,8 +217,9 @@ class Chat:
             with _open(request) as reply:
                 answer = json.load(reply)
         except urllib.error.HTTPError as error:
+            kind = Refused if error.code in (400, 413, 422) else RuntimeError
             with error:
-                raise RuntimeError(f"{error.code}: {error.read().decode()[:300]}") from None
+                raise kind(f"{error.code}: {error.read().decode(errors='replace')[:300]}") from None
         return answer["choices"][0]["message"]["content"] or ""
 
     def node(self, phase: str, node: Node, instruction: str, texts: dict[str, str]) -> str:
@@ -237,12 +247,13 @@ class Chat:
     def evaluate(
         self, phase: str, instructions: Instructions, examples: list[Example]
     ) -> list[str | None]:
-        """Of held-out examples; `None` for one that fails."""
+        """Of held-out examples; `None` for one that is refused. Else a failure is raised: it says
+        nothing about the instructions."""
 
         def one(example: Example) -> str | None:
             try:
                 return self.output(phase, instructions, example)
-            except RuntimeError as error:
+            except Refused as error:
                 print(f"failed: {error}", file=sys.stderr)
                 return None
 
@@ -260,7 +271,7 @@ class Record:
 
 
 class Evaluate(Protocol):
-    """(phase, instructions, examples) → outputs, `None` for one that failed."""
+    """(phase, instructions, examples) → outputs, `None` for one that was refused."""
 
     def __call__(
         self, phase: str, instructions: Instructions, examples: list[Example], /
@@ -281,11 +292,28 @@ def revert(chat: Chat, record: Record, new: Instructions, before: float) -> tupl
 
 
 def main(prepare: Callable[[str, Job], tuple[Evaluate, Train]], packages: list[str]) -> None:
-    """`METHOD JOB.json RESULT.json`: before, training, after."""
+    """`METHOD JOB.json RESULT.json`: before, training, after. What training found is kept before
+    the rest is run, which goes on from there."""
     method, job_file, result_file = sys.argv[1:]
-    job = Job.load(Path(job_file))
-    record = Record(job.instructions())
+    job, kept = Job.load(Path(job_file)), Path(result_file)
     evaluate, train = prepare(method, job)
+    if kept.exists():
+        result = json.loads(kept.read_text("utf-8"))
+    else:
+        result = trained(method, job, evaluate, train, packages)
+        keep(kept, result)
+    if result["after"] is None:
+        result["after"] = evaluate("after", result["instructions"], job.test)
+        keep(kept, result)
+    result["usage"] |= job.usage()
+    keep(kept, result)
+
+
+def trained(
+    method: str, job: Job, evaluate: Evaluate, train: Train, packages: list[str]
+) -> dict[str, Any]:
+    """A result; "after" is not known yet, but where nothing was learnt."""
+    record = Record(job.instructions())
     before = evaluate("before", record.instructions, job.test)
     error = None
     try:
@@ -296,21 +324,29 @@ def main(prepare: Callable[[str, Job], tuple[Evaluate, Train]], packages: list[s
         traceback.print_exc()
         error = told(failure)
     initial = job.instructions()
-    after = before
-    if record.instructions != initial:
-        after = evaluate("after", record.instructions, job.test)
     versions = {name: importlib.metadata.version(name) for name in packages}
-    result = {
+    try:
+        usage = job.usage()
+    except (OSError, ValueError):  # is asked again at the end
+        usage = {}
+    return {
         "before": before,
-        "after": after,
+        "after": before if record.instructions == initial else None,
         "instructions": record.instructions,
         "initial": initial,
         "settings": {"method": method, **record.settings},
         "steps": record.steps,
         "versions": {"python": platform.python_version(), **versions},
         "error": error,
+        "usage": usage,
     }
-    Path(result_file).write_text(json.dumps(result, indent=1), "utf-8")
+
+
+def keep(file: Path, result: dict[str, Any]) -> None:
+    """Writes a result, whole or not at all."""
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps(result, indent=1), "utf-8")
+    new.replace(file)
 
 
 def told(failure: BaseException) -> dict[str, Any]:
