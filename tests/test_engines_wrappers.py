@@ -196,6 +196,27 @@ def test_a_reply_with_a_wrong_field_names_engine_and_field(field: str, reply: Re
         call_now(Scripted(lambda request: reply), ask())
 
 
+@pytest.mark.parametrize(
+    ("field", "reply"), [w for w in WRONG if "usage" in w[0] and w[1].usage is not None]
+)
+def test_what_a_failed_call_has_used_is_held_to_the_same(field: str, reply: Reply) -> None:
+    def fail(request: Request) -> Reply:
+        error = errors.IncompleteReplyError("cut off", text="x")
+        error.usage = reply.usage
+        raise error
+
+    async def fail_later(request: Request) -> Reply:
+        return fail(request)
+
+    said = f"raised IncompleteReplyError whose {field} is"
+    with Budget(usd=1.0) as budget:
+        with pytest.raises(errors.UsageError, match=said):
+            call_now(Scripted(fail), ask())
+        with pytest.raises(errors.UsageError, match=said):
+            asyncio.run(call(Scripted(fail_later), ask()))
+    assert budget.spent == Usage() and "in flight" not in repr(budget)
+
+
 # Budget
 
 

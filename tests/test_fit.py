@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import itertools
 import json
@@ -263,6 +264,26 @@ def test_a_sample_that_fails_takes_no_other_along_unless_too_many_do(
         assert len(metrics["gradients"]["solve.instruction"]) == 4 - len(early)
 
 
+def test_a_share_is_compared_as_it_was_written() -> None:
+    """.29 * 100 is less than 29."""
+
+    def play(request: Request) -> str:
+        if request.purpose != "forward":
+            return '{"prompt": "better"}'
+        if int(request.messages[1]["content"].split("\n")[1]) < 29:
+            raise errors.ServerError("down")
+        return "wrong"
+
+    agent = nn.LLM("i").to(Scripted(play))
+    data = [Example(str(i), "right") for i in range(100)]
+    optimizer = optim.SGD(agent.parameters(), engine=Scripted(play))
+    options: Any = {"steps": 1, "batch_size": 100, "progress": False}
+    history = ta.fit(agent, data, nn.ExactMatchLoss(), optimizer, max_failed=0.29, **options)
+    assert len(history.states) == 1
+    history = ta.fit(agent, data, nn.ExactMatchLoss(), optimizer, max_failed=0.28, **options)
+    assert "29 of 100 samples failed" in history.metrics[0]["why"]
+
+
 def test_a_refused_step_is_a_step_and_the_run_goes_on(tmp_path: Path) -> None:
     first = run(Agent(), Scripted(world), steps=1, batch_size=6, run_dir=tmp_path)
     bad = [f"question {i} " for i in range(4)]
@@ -518,6 +539,31 @@ def test_an_exception_in_the_middle_loses_nothing_that_was_answered(n: int, tmp_
     assert not answered & {key_of("scripted", call) for call in second.calls}
     assert resumed.state == expected.state
     assert decisions(resumed.metrics) == decisions(expected.metrics)
+
+
+@pytest.mark.parametrize("end", [ta.BudgetExceeded("used up"), KeyboardInterrupt()])
+def test_the_same_objects_go_on_as_new_ones_do(end: BaseException, tmp_path: Path) -> None:
+    """Wherever it ended, in the first step's gate too, where there is no checkpoint yet."""
+    expected = undisturbed()
+    for n in range(1, expected.usage.calls, 4):
+        agent, left = Agent(), iter(range(n))
+
+        def answer(request: Request) -> str:
+            if next(left, None) is None:  # noqa: B023
+                raise end
+            return world(request)
+
+        first, second = Scripted(answer), Scripted(world)
+        optimizer = optim.SGD(agent.parameters(), engine=first, candidates=2, seed=1)
+        path = tmp_path / str(n)
+        with contextlib.suppress(KeyboardInterrupt):
+            fitted(agent.to(first), optimizer, steps=5, run_dir=path)
+        optimizer.engine = second
+        resumed = fitted(agent.to(second), optimizer, steps=5, run_dir=path)
+        assert decisions(resumed.metrics) == decisions(expected.metrics)
+        assert states(resumed.states) == states(expected.states)
+        paid = {key_of("scripted", call) for call in first.calls[:n]}
+        assert not paid & {key_of("scripted", call) for call in second.calls}
 
 
 def test_what_user_code_raises_in_the_optimizer_ends_the_run_and_it_resumes(
@@ -1008,6 +1054,7 @@ def test_a_tilde_is_the_home_for_all_files_of_a_run(
         {},
         [],
         {"steps": 1},
+        {"steps": True, "tried": {}},
         {"steps": None, "tried": {}},
         "x",
         {"steps": 1, "tried": {}, "refused": 3},
@@ -1144,12 +1191,13 @@ def test_a_disk_that_is_full_says_that_the_run_goes_on_later(
             raise OSError(28, "No space left on device")
         write_whole(file, content)
 
+    agent = Agent()
     with monkeypatch.context() as patch:
         patch.setattr("textautograd.run_dir.write_whole", full)
         with pytest.raises(errors.UsageError, match=r"metrics\.jsonl: No space left.* goes on"):
-            run(Agent(), Scripted(world), run_dir=tmp_path)
+            run(agent, Scripted(world), run_dir=tmp_path)
     engine = Scripted(world)
-    resumed, expected = run(Agent(), engine, run_dir=tmp_path), undisturbed()
+    resumed, expected = run(agent, engine, run_dir=tmp_path), undisturbed()
     assert decisions(resumed.metrics) == decisions(expected.metrics)
     assert len(engine.calls) < expected.usage.calls
 

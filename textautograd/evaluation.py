@@ -87,7 +87,8 @@ def evaluate(
 
     Args:
         executor: where samples run, instead of threads here; module, state, examples and the
-            context's engine are sent to it, and what it spends is not counted here.
+            context's engine are sent to it, a `Budget` or `caching` is not, and what it spends is
+            not counted here.
         progress: a bar, where standard error is a terminal or a notebook.
 
     Raises:

@@ -108,7 +108,11 @@ def fit(
         max_failed: the largest share of a batch that may fail (in forward, loss, or a rule that
             feedback has to pass) for a step to be taken of what is left; above it nothing is
             rewritten, and `why` says so. By default half: if most of a batch fails, that tells of
-            the provider and not of the samples, and what is left is too few to learn from.
+            the provider and not of the samples, and what is left is too few to learn from. It is
+            none of the settings that make a run: it may be another when the run is resumed.
+
+    A step that is cut short, by an error or Ctrl-C, leaves module and optimizer as they were
+    before it.
 
     Raises:
         UsageError: arguments that cannot work, or a `run_dir` that holds another run: other code
@@ -165,6 +169,7 @@ def fit(
         bar = Progress("fit", "step", steps, lambda: meter.spent, visible=progress)
         stack.enter_context(bar).update(len(history.metrics))
         gate = FitGate(module, gate_set, loss_fn, _workers(module), optimizer.needs_losses)
+        finished = history.state, optimizer.state_dict()
         try:
             for step in range(len(history.metrics), steps):
                 batch = _batch(loader, step)
@@ -172,19 +177,19 @@ def fit(
                 losses: list[TextVariable] = []
                 errors: list[str] = []
                 failures: list[Failure] = []
-                value, lost, most = None, 0, max_failed * len(batch)
+                value, lost = None, 0
                 if optimizer.needs_gradients:
                     losses, errors = _forward(module, batch, loss_fn)
                     loss = mean(losses)
                     value, lost = loss.item(), len(errors)
-                    if loss.requires_grad and lost <= most:
+                    if loss.requires_grad and lost / len(batch) <= max_failed:
                         tapes = [Walk([(x, Gradient())]) for x in losses]
                         failures = backward([(loss, Gradient())], rule=rule, engine=answering)
                         lost += _passed_by(tapes, failures)
                 gradients, wrong = _shown(optimizer), sum(x.item() > 0 for x in losses)
                 failed = [*errors, *map(str, failures)]
                 why = None
-                if lost > most:
+                if lost / len(batch) > max_failed:  # 29 / 100 is .29, .29 * 100 is below 29
                     why = f"{lost} of {len(batch)} samples failed, and max_failed is {max_failed:g}"
                     why += f": {failed[0]}"
                     optimizer.zero_grad()  # a step without gradients asks for no rewrite
@@ -214,9 +219,14 @@ def fit(
                 history.state = module.state_dict()
                 if directory is not None:
                     directory.save(_checkpoint(history, optimizer))
+                finished = history.state, optimizer.state_dict()
                 loss_now = "-" if result.after is None else f"{result.after:.3f}"
                 bar.update(loss=loss_now, accepted=str(history.accepted))
-        except BudgetExceeded as error:
+        except BaseException as error:  # the next call of `fit` takes an unfinished step anew
+            module.load_state_dict(finished[0])
+            optimizer.load_state_dict(finished[1])
+            if not isinstance(error, BudgetExceeded):
+                raise
             history.stopped = str(error)
         history.usage = meter.spent
     return history

@@ -22,27 +22,34 @@ def a_reply(answer: Any, engine: object) -> Reply:
         raise UsageError(
             f"{engine!r} returned {type(answer).__name__}, not a Reply: return Reply(text)"
         )
-    wrong = _wrong_field(answer)
-    if wrong is not None:
-        name, kind, value = wrong
-        raise UsageError(f"{engine!r} returned a Reply whose {name} is {value!r:.80}, not {kind}")
+    for name in ("text", "finish_reason"):
+        if not isinstance(value := getattr(answer, name), str):
+            raise UsageError(
+                f"{engine!r} returned a Reply whose {name} is {value!r:.80}, not a str"
+            )
+    a_usage(answer.usage, f"{engine!r} returned a Reply")
     return answer
 
 
-def _wrong_field(reply: Reply) -> tuple[str, str, object] | None:
-    for name in ("text", "finish_reason"):
-        if not isinstance(value := getattr(reply, name), str):
-            return name, "a str", value
-    usage: Any = reply.usage
+def a_usage(usage: Any, where: str) -> Usage:
+    """The usage itself, of what was answered or raised `where` it says.
+
+    Raises:
+        UsageError: it is not a `Usage`, or a field of it is not what it is to be.
+    """
     if not isinstance(usage, Usage):
-        return "usage", "a Usage", usage
+        raise UsageError(f"{where} whose usage is {usage!r:.80}, not a Usage")
     for name in ("input_tokens", "output_tokens", "cached_tokens", "calls"):
         value = getattr(usage, name)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
-            return f"usage.{name}", "an int from 0 to 2**53", value
+            raise UsageError(
+                f"{where} whose usage.{name} is {value!r:.80}, not an int from 0 to 2**53"
+            )
     if usage.cost is not None and quantity(usage.cost) is None:
-        return "usage.cost", "US dollars of at least 0, or None", usage.cost
-    return None
+        raise UsageError(
+            f"{where} whose usage.cost is {usage.cost!r:.80}, not US dollars of at least 0, or None"
+        )
+    return usage
 
 
 def model_name(name: Any) -> str:

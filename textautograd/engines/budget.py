@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from textautograd.cancelling import check_cancelled
-from textautograd.engines._checks import a_reply
+from textautograd.engines._checks import a_reply, a_usage
 from textautograd.engines._wrapper import PerLoop, Wrapper
 from textautograd.engines.base import Engine, Reply, Request, Usage
 from textautograd.errors import BudgetExceeded, EngineError, SetupError, UsageError
@@ -150,7 +150,7 @@ class Metered(Wrapper):
                 raise SetupError(f"`complete` of {self.inner!r} must be an `async def`")
             reply = a_reply(await answer, self.inner)
         except BaseException as error:
-            held.release(error)
+            held.release(error, self.inner)
             raise
         held.charge(reply)
         return reply
@@ -165,7 +165,7 @@ class Metered(Wrapper):
             if reply is not None:
                 a_reply(reply, self.inner)
         except BaseException as error:
-            held.release(error)
+            held.release(error, self.inner)
             raise
         held.charge(reply)
         return reply
@@ -230,9 +230,17 @@ class _Hold:
         else:
             self._settle(reply.usage, len(reply.text))
 
-    def release(self, error: BaseException) -> None:
+    def release(self, error: BaseException, engine: Engine) -> None:
         """A call that failed costs what its error says, as a reply that was cut off does."""
-        self._settle(error.usage if isinstance(error, EngineError) else None)
+        usage = error.usage if isinstance(error, EngineError) else None
+        try:
+            if usage is not None:
+                a_usage(usage, f"{engine!r} raised {type(error).__name__}")
+        except UsageError:
+            usage = None
+            raise
+        finally:
+            self._settle(usage)
 
     def _settle(self, usage: Usage | None, characters: int = 0) -> None:
         if not self.budgets:

@@ -11,12 +11,12 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from textautograd.cancelling import Cancelled
-from textautograd.engines._checks import AT_LIMIT, finished
+from textautograd.engines._checks import AT_LIMIT, a_usage, finished
 from textautograd.engines._store import Store
 from textautograd.engines._wrapper import PerLoop, Wrapper
 from textautograd.engines.base import Engine, Reply, Request, Usage
 from textautograd.engines.budget import metered
-from textautograd.errors import BudgetExceeded, EngineError, IncompleteReplyError
+from textautograd.errors import BudgetExceeded, EngineError, IncompleteReplyError, UsageError
 from textautograd.identity import digest
 
 if TYPE_CHECKING:
@@ -163,7 +163,11 @@ class _Flight:
 
 @contextmanager
 def caching(path: str | PathLike[str]) -> Iterator[None]:
-    """Calls made in this context, of whatever engine, are answered from and written to `path`."""
+    """Calls made in this context, of whatever engine, are answered from and written to `path`.
+
+    Engines without an `identity` are told apart as `Engine` says. As a `Budget`, it is not sent to
+    an executor: calls made there do not see it.
+    """
     store = Store(path)
     token = _run_cache.set(store)
     try:
@@ -216,8 +220,10 @@ def _read(key: str, value: str | None, request: Request) -> Reply | None:
     try:
         entry = json.loads(value or "null")
         text, finish_reason = entry["text"], entry["finish_reason"]
+        input_tokens, output_tokens = entry["tokens"]
+        a_usage(Usage(input_tokens, output_tokens), "a call cache holds an entry")
         is_old = entry.keys() == {"text", "finish_reason", "tokens"}
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError, UsageError):
         return None
     if not isinstance(text, str) or not isinstance(finish_reason, str):
         return None

@@ -63,7 +63,11 @@ def closure_gate(closure: Callable[[], float]) -> Gate:
             else:
                 was, now = results[0], result
                 if _failed(told[0]) != _failed(told[i]):
-                    was, now = _in_both(told[0], told[i])
+                    both = _in_both(told[0], told[i])
+                    if both is None:
+                        results[i] = "not comparable with the old state: other samples failed"
+                        continue
+                    was, now = both
                     results[i] = f"{now:g}, and {was:g} before, where neither failed"
                 if now < was:
                     results[i] = result
@@ -78,11 +82,13 @@ def _failed(losses: Sequence[float | None]) -> list[int]:
     return [i for i, loss in enumerate(losses) if loss is None]
 
 
-def _in_both(old: Sequence[float | None], new: Sequence[float | None]) -> tuple[float, float]:
-    """The mean losses over the samples that failed in neither; equal where there are none."""
+def _in_both(
+    old: Sequence[float | None], new: Sequence[float | None]
+) -> tuple[float, float] | None:
+    """The mean losses over the samples that failed in neither, if there are any."""
     pairs = [(a, b) for a, b in zip(old, new, strict=False) if a is not None and b is not None]
     if len(old) != len(new) or not pairs:  # nothing that one could compare
-        return 0.0, 0.0
+        return None
     return sum(a for a, _ in pairs) / len(pairs), sum(b for _, b in pairs) / len(pairs)
 
 

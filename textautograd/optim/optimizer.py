@@ -200,7 +200,7 @@ class Optimizer:
             StateError: it is no such state; the optimizer stays as it was.
         """
         match state:
-            case {"steps": int(steps), "tried": dict(tried)} if steps >= 0:
+            case {"steps": int(steps), "tried": dict(tried)} if type(steps) is int and steps >= 0:
                 refused = _as_list(state.get("refused", []))
                 texts = [text for kept in tried.values() for text in _as_list(kept)] + refused
                 if all(isinstance(text, str) for text in texts):
