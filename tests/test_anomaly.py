@@ -53,7 +53,7 @@ def test_a_reply_that_cannot_be_used_tells_the_whole_story(make: Make) -> None:
     (note,) = notes(caught.value)
     at = line_of("self.solve(question=question, first=first, second=second)", rules_file)
     assert note.splitlines() == [
-        f"  in backward through complete, at {rules_file}:{at}, in Agent.forward",
+        f"  in backward through an LLM call, at {rules_file}:{at}, in Agent.forward",
         "    module: parts.0.solve, the LLM of Outer",
         "    inputs: instruction='Solve it.', question='why?', first='HINT-A', second='HINT-B'",
         "    output: 'wrong'",
@@ -70,7 +70,7 @@ def test_without_it_the_line_is_told_and_nothing_else(make: Make) -> None:
     with pytest.raises(errors.ReplyError) as caught:
         loss_of(agent).backward()
     (note,) = notes(caught.value)
-    assert note.startswith(f"  in backward through complete, at {rules_file}:")
+    assert note.startswith(f"  in backward through an LLM call, at {rules_file}:")
     assert len(note.splitlines()) == 1
 
 

@@ -359,7 +359,7 @@ def test_why_nothing_changed_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     root = bbh(tmp_path / "data", 30)
     with faults(stubborn) as server:
         assert train(server, root, tmp_path / "run", "--steps", "1") == 0
-    assert "step 1: 3 of 3 wrong; no change: not better than 1: " in capsys.readouterr().out
+    assert "step 1: 3 of 3 wrong; no change: not better than loss 1; " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("at", [3, 12, 30])
@@ -564,6 +564,12 @@ def test_who_stops_reading_gets_no_traceback(tmp_path: Path) -> None:
         ("the server's address as api_base=", "the server's address as --api-base"),
         ("at max_tokens = 512: raise max_tokens", "at --max-tokens 512: raise --max-tokens"),
         ("Choose another run_dir", "Choose another --out"),
+        ("within 120.0 s: raise timeout=", "within 120.0 s: raise --timeout"),
+        ("failed, and max_failed is 0.5", "failed, and --max-failed is 0.5"),
+        (
+            "another run: the training examples differ.",
+            "another run: the training examples differ (--sizes, --seed or the data).",
+        ),
         ("set X_API_KEY in the environment or give api_key=", "set X_API_KEY in the environment"),
         ("5 calls, 3 tokens; the file x_cache=1", "5 calls, 3 tokens; the file x_cache=1"),
     ],
@@ -587,5 +593,20 @@ def test_an_error_does_not_tell_where_in_this_package_it_was(
     with faults(no_schemas) as server:
         assert train(server, root, tmp_path / "run") == 1
     error = capsys.readouterr().err
-    assert "another key" in error and not re.search(r"in backward|:\d+, in ", error)
+    assert f"401: another key ('m' at {server.url.split('/')[2]}): check" in error
+    assert not re.search(r"in backward|:\d+, in ", error)
     assert f"what was paid for is kept; the same command goes on in {tmp_path / 'run'}" in error
+
+    with faults(refusal(401, "no key")) as server:
+        assert train(server, root, tmp_path / "new", "--max-attempts", "1", "--timeout", "9") == 1
+    error = capsys.readouterr().err
+    assert "no key" in error and "paid for" not in error
+
+
+@pytest.mark.parametrize("words", [["--max-failed", "2"], ["--timeout", "long"]])
+def test_shares_and_seconds_are_checked(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with faults() as server:
+        assert train(server, tmp_path, tmp_path / "run", *words) == 2
+    assert f"{words[1]!r} is no " in capsys.readouterr().err

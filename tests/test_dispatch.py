@@ -621,7 +621,7 @@ def test_an_error_surfaces_where_the_value_is_read_and_names_the_line_of_the_cal
         with pytest.raises(EngineError, match="down") as caught:
             reader.data  # noqa: B018
         (note,) = caught.value.__notes__  # one, though it was read through another call
-        assert note.startswith(f"  in complete, called at {line('the call that fails')}")
+        assert note.startswith(f"  in an LLM call, called at {line('the call that fails')}")
     x = leaf()
     failing = nn.LLM("i", engine=Scripted(answer))(x)
     with pytest.raises(EngineError):

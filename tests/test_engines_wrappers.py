@@ -498,6 +498,16 @@ def test_waits_grow_and_stay_below_their_bounds() -> None:
     assert all(0 <= wait <= 2**n for n, wait in enumerate(waits))
 
 
+def test_the_first_failure_of_each_kind_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    waits_of(failing(*[errors.ServerError("do\x1bwn")] * 2, errors.RateLimitError("slow")))
+    assert [record.getMessage() for record in caplog.records] == [
+        rf"{said}; trying again, up to 5 attempts in all" for said in (r"do\x1bwn", "slow")
+    ]
+    caplog.clear()
+    waits_of(failing(errors.ServerError("down")), attempts=1)
+    assert not caplog.records
+
+
 def test_the_server_is_given_the_time_that_it_asked_for() -> None:
     _, waits = waits_of(failing(errors.RateLimitError("slow", retry_after=30.0)))
     assert 30.0 <= waits[0] <= 31.0

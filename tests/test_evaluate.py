@@ -238,6 +238,16 @@ def test_what_cannot_be_called_is_refused_at_once(module: Any, loss: Any, said: 
         ta.evaluate(module, [Example("a?", "x")], loss)
 
 
+def test_what_an_executor_spends_is_counted_and_a_limit_refuses_it() -> None:
+    module = nn.LLM("x", engine=Scripted(lambda request: "x"))
+    dataset, loss = [Example(f"{i}", "x") for i in range(3)], nn.ExactMatchLoss()
+    with ThreadPoolExecutor(2) as executor, ta.Budget() as outer:
+        assert ta.evaluate(module, dataset, loss, executor=executor).usage.calls == 3
+        assert outer.spent.calls == 3
+        with ta.Budget(calls=9), pytest.raises(errors.UsageError, match="leave out executor="):
+            ta.evaluate(module, dataset, loss, executor=executor)
+
+
 @pytest.mark.parametrize("executor", [5, "threads", object()])
 def test_what_is_no_executor_is_refused(executor: Any) -> None:
     with pytest.raises(errors.UsageError, match="executor must be one of concurrent"):

@@ -242,7 +242,7 @@ def test_a_sample_that_fails_takes_no_other_along_unless_too_many_do(
     early = [i for i in lost if fails[i] != "backward"]
     share = 0.5 if most is None else most
     stops_early = len(early) > share * 4
-    if len(early) == 4 or (len(lost) == 4 and not stops_early):
+    if len(early) == 4:
         with pytest.raises((errors.ServerError, ZeroDivisionError)):
             train()
         return
@@ -258,8 +258,8 @@ def test_a_sample_that_fails_takes_no_other_along_unless_too_many_do(
         )
         assert not metrics["accepted"] and optimizer.steps == 1
     else:
-        assert "optimize" in asked and metrics["why"].startswith("not better than 1")
-        found = sorted(metrics["gradients"]["hint.instruction"])
+        assert "optimize" in asked and metrics["why"].startswith("not better than loss 1")
+        found = sorted(metrics["gradients"].get("hint.instruction", []))
         assert found == [f"better for question {i}" for i in range(4) if i not in lost]
         assert len(metrics["gradients"]["solve.instruction"]) == 4 - len(early)
 
@@ -282,6 +282,21 @@ def test_a_share_is_compared_as_it_was_written() -> None:
     assert len(history.states) == 1
     history = ta.fit(agent, data, nn.ExactMatchLoss(), optimizer, max_failed=0.28, **options)
     assert "29 of 100 samples failed" in history.metrics[0]["why"]
+
+
+def test_a_batch_of_which_backward_leaves_nothing_is_a_refused_step() -> None:
+    def answer(request: Request) -> str:
+        if request.purpose == "backward":
+            raise errors.ServerError("500")
+        return world(request)
+
+    history = run(Agent(), Scripted(answer), steps=2, batch_size=4)
+    for metrics in history.metrics:
+        bad = metrics["wrong"]
+        said = f"{bad} of {bad} samples failed, and max_failed is 0.5: ServerError: 500"
+        assert metrics["samples"] == bad and metrics["why"].startswith(said)
+    with ta.detect_anomaly(), pytest.raises(errors.ServerError):
+        run(Agent(), Scripted(answer), steps=1, batch_size=4)
 
 
 def test_a_refused_step_is_a_step_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -394,13 +409,14 @@ OTHER: dict[str, Any] = {
     "optimizer": {"candidates": 3},
     "rule": {"rule": ta.rules.none},
 }
+SAID = {"val": r"the gate's examples \(val\)"}
 
 
 @pytest.mark.parametrize("other", OTHER, ids=OTHER)
 def test_other_settings_in_the_same_directory_are_refused(other: str, tmp_path: Path) -> None:
     run(Agent(), Scripted(world), steps=1, run_dir=tmp_path)
     engine = Scripted(world)
-    with pytest.raises(errors.UsageError, match=f"holds another run: {other} differ"):
+    with pytest.raises(errors.UsageError, match=f"another run: {SAID.get(other, other)} differ"):
         run(Agent(), engine, steps=1, run_dir=tmp_path, **OTHER[other])
     assert engine.calls == []
 
@@ -413,7 +429,7 @@ def test_another_module_or_state_or_loss_in_the_same_directory_is_refused(tmp_pa
         run(agent, Scripted(world), steps=1, run_dir=tmp_path)
     agent = Agent()
     agent.solve.output_format = "One word."
-    said = r'module differ \(module\.solve\.output_format was null and is "One word\."\)'
+    said = r'module differs \(module\.solve\.output_format was null and is "One word\."\)'
     with pytest.raises(errors.UsageError, match=said):
         run(agent, Scripted(world), steps=1, run_dir=tmp_path)
     agent, engine = Agent(), Scripted(world)
@@ -821,7 +837,7 @@ LOSSES_THAT_DIFFER: list[tuple[Any, Any]] = [
 def test_another_loss_function_is_another_run(one: Any, two: Any, tmp_path: Path) -> None:
     assert scored(one, tmp_path).calls
     assert scored(one, tmp_path).calls == []
-    with pytest.raises(errors.UsageError, match=r"another run: loss differ \(loss was .* and is "):
+    with pytest.raises(errors.UsageError, match=r"another run: loss differs \("):
         scored(two, tmp_path)
 
 
@@ -846,7 +862,7 @@ def test_what_an_agent_or_a_loss_holds_belongs_to_the_run(tmp_path: Path) -> Non
     run(Styled("A:"), Scripted(world), run_dir=tmp_path / "a")
     for style in ("B:", ["A:"], None):
         with pytest.raises(
-            errors.UsageError, match=r"module differ \(module\.\.style was \S+ and is"
+            errors.UsageError, match=r"module differs \(module\.\.style has changed\)"
         ):
             run(Styled(style), Scripted(world), run_dir=tmp_path / "a")
     assert '"A:"' not in (tmp_path / "a" / "run.json").read_text()  # it may be a secret
@@ -867,7 +883,9 @@ def test_another_forward_or_prompt_is_another_run(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Agent, "forward", changed)
-        with pytest.raises(errors.UsageError, match="another run: module differ"):
+        with pytest.raises(
+            errors.UsageError, match="the code of Agent, or a value in it, has changed"
+        ):
             run(Agent(), Scripted(world), steps=1, run_dir=tmp_path)
     agent, engine = Agent(), Scripted(world)
     optimizer = optim.SGD(
@@ -1152,7 +1170,7 @@ def test_why_nothing_changed_where_rewrites_are_refused() -> None:
 
 def test_why_nothing_changed_where_no_rewrite_is_better() -> None:
     _, why = only_step(lambda r: "wrong" if r.purpose == "forward" else '{"prompt": "new"}')
-    assert why == "not better than 1: 1"
+    assert why == "not better than loss 1; candidates: loss 1"
 
 
 def test_a_step_that_changes_something_has_no_why() -> None:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import textautograd as ta
-from textautograd import errors, nn, optim
+from textautograd import engines, errors, nn, optim
+from textautograd.data import Example
 from textautograd.engines import Request, Scripted
 
 
@@ -227,6 +228,25 @@ def test_a_closure_must_return_a_loss(value: Any) -> None:
     with pytest.raises(errors.UsageError, match="the closure must return a loss"):
         optimizer.step(lambda: value)
     assert x.data == "old" and x.grad is not None
+
+
+def test_a_closure_that_returns_an_evaluation_is_told_to_return_its_loss() -> None:
+    row = ta.evaluation.Row(Example("q", "a"), "a", 0.5)
+    found = ta.Evaluation([row], engines.Usage())
+    with pytest.raises(errors.UsageError, match=r"not the Evaluation: return its \.loss"):
+        optim.SGD([with_gradient()], engine=proposing("new")).step(lambda: found)  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_async_closure_is_one_clear_error() -> None:
+    async def closure() -> float:
+        return 0.5
+
+    engine = proposing("new")
+    for gate in (closure, lambda: closure()):
+        with pytest.raises(errors.UsageError, match="the closure is async"):
+            optim.SGD([with_gradient()], engine=engine).step(gate)  # type: ignore[arg-type]
+        assert len(engine.calls) == (gate is not closure)
 
 
 @pytest.mark.parametrize("closure", [lambda state: 0.5, int.__add__])

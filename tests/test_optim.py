@@ -257,7 +257,12 @@ def test_a_refused_rewrite_changes_no_other_request() -> None:
 def test_state_of_before_there_were_refusals_can_be_loaded() -> None:
     optimizer = optim.SGD([param()])
     optimizer.load_state_dict({"steps": 2, "tried": {"x": ["a"]}})
-    assert optimizer.state_dict() == {"steps": 2, "tried": {"x": ["a"]}, "refused": []}
+    assert optimizer.state_dict() == {
+        "kind": "SGD",
+        "steps": 2,
+        "tried": {"x": ["a"]},
+        "refused": [],
+    }
 
 
 def test_the_check_is_a_setting() -> None:
@@ -332,8 +337,23 @@ def test_a_result_tells_what_happened() -> None:
 
 def test_a_rejected_result_tells_the_losses() -> None:
     result = optim.SGD([param()], engine=sequence(said("new"))).step(lambda: 0.25)
-    assert str(result) == "nothing changed: not better than 0.25: 0.25"
-    assert result.diff() == "" and (result.before, result.after) == (0.25, 0.25)
+    assert str(result) == "nothing changed: not better than loss 0.25; candidates: loss 0.25"
+    assert not result and result.diff() == "" and (result.before, result.after) == (0.25, 0.25)
+
+
+def test_a_result_says_each_reason_once_and_names_what_it_is_about() -> None:
+    same = {"a": "it is bad " * 40, "b": "it is bad " * 40}
+    result = optim.StepResult(False, None, None, [optim.Candidate({}, problems=same)] * 2, {})
+    assert repr(result).count("it is bad it is bad") < 12 and "refused: a, b: it is" in str(result)
+    tried = [optim.Candidate({"a": "x"}, loss=1.0)] * 3
+    result = optim.StepResult(False, 1.0, 1.0, tried, {})
+    assert result.why == "not better than loss 1; candidates: loss 1 (3 times)"
+
+
+def test_a_state_of_another_kind_is_refused() -> None:
+    state = optim.SGD([nn.Parameter("old")]).state_dict()
+    with pytest.raises(ta.errors.StateError, match="state of 'SGD', and the optimizer COPRO"):
+        optim.COPRO([nn.Parameter("old")]).load_state_dict(state)
 
 
 def test_a_step_without_gradients_says_so() -> None:

@@ -408,6 +408,8 @@ def test_copro_needs_a_gate_and_no_gradient_and_shows_scores() -> None:
         marks = "!" * (1 + request.sample % 3)
         return json.dumps({"instruction": f"Solve it, attempt {request.sample} {marks}"})
 
+    with pytest.raises(ta.Error, match="candidates is another name of breadth"):
+        made(optim.COPRO, breadth=3, candidates=4)
     agent, engine, optimizer = made(optim.COPRO, reply, breadth=3, depth=2)
     with pytest.raises(ta.Error, match="closure"):
         optimizer.step()

@@ -775,7 +775,7 @@ def test_a_failed_rule_names_the_line_of_the_call_it_belongs_to() -> None:
     with pytest.raises(errors.ReplyError) as caught:
         wrong_answer(agent).backward()
     (note,) = caught.value.__notes__
-    assert "in backward through complete" in note and __file__ in note
+    assert "in backward through an LLM call" in note and __file__ in note
 
 
 def test_a_rule_of_other_arguments_is_refused_before_any_call() -> None:

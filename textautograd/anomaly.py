@@ -30,7 +30,8 @@ def within() -> tuple[Any, ...]:
 
 def line(node: Node) -> str:
     """Which call a failure in backward belongs to."""
-    return f"  in backward through {node.operation.name}, at {place(node.site)}"
+    title = getattr(node.operation, "title", node.operation.name)
+    return f"  in backward through {title}, at {place(node.site)}"
 
 
 def story(node: Node, gradient: Gradient, replies: Sequence[str]) -> str:

@@ -45,7 +45,8 @@ class Failure:
         return self.node.site
 
     def __str__(self) -> str:
-        return f"{type(self.error).__name__}: {self.error} ({self.operation}, {place(self.site)})"
+        title = getattr(self.node.operation, "title", self.operation)
+        return f"{type(self.error).__name__}: {self.error} ({title}, {place(self.site)})"
 
 
 def backward(
@@ -54,10 +55,13 @@ def backward(
     rule: Any = None,
     engine: Any = None,
     retain_graph: bool = False,
+    all_may_fail: bool = False,
 ) -> list[Failure]:
-    """`backward` of several roots at once, each with its seed."""
+    """`backward` of several roots at once, each with its seed; with `all_may_fail` it is no error
+    that every rule failed."""
     walk = Walk(roots)
-    reached, failures = _run(walk, roots, lambda v: v.is_leaf or v._retains_grad, rule, engine)
+    wanted = lambda v: v.is_leaf or v._retains_grad  # noqa: E731
+    reached, failures = _run(walk, roots, wanted, rule, engine, all_may_fail)
     with _accumulating:
         for variable, gradient in reached.items():
             variable._grad = gradient if variable._grad is None else variable._grad + gradient
@@ -178,6 +182,7 @@ def _run(
     is_wanted: Callable[[Any], bool],
     rule: Any,
     engine: Any,
+    all_may_fail: bool = False,
 ) -> tuple[dict[Any, Gradient], list[Failure]]:
     """The gradients of the wanted variables, and the nodes whose rule failed."""
     if rule is not None:
@@ -258,7 +263,7 @@ def _run(
     with _running_from(roots), cancel_scope():
         dispatch.drive(walk, pull, arrive)
     ordered = [failures[v.grad_fn] for v in walk if v.grad_fn in failures]
-    if ordered and (detects or not passed):
+    if ordered and (detects or not (passed or all_may_fail)):
         raise ordered[0].error
     return reached, ordered
 

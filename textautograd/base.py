@@ -119,7 +119,10 @@ class Variable:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not self.is_leaf:
-            raise UsageError(f"{self._title()} was computed: only leaves can be copied or pickled")
+            raise UsageError(
+                f"{self._title()} was computed: only leaves can be copied or pickled; "
+                "to send its value, as out of another process, return str(x) or x.data"
+            )
         return _rebuild, (type(self), self.data, self.requires_grad, self.name)
 
     def _title(self) -> str:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from textautograd import __version__, commands
+from textautograd.engines import Budget
 from textautograd.errors import EngineError, Error, UsageError
 from textautograd.terminal import harmless, tell, write_anything
 
@@ -36,6 +37,11 @@ _OPTIONS = {
     "api_key=": "the provider's environment variable, such as OPENAI_API_KEY",
     "run_dir": "--out",
     "cache=": "--cache",
+    "timeout=": "--timeout",
+    "max_attempts=": "--max-attempts",
+    "max_failed": "--max-failed",
+    "the training examples differ": "the training examples differ (--sizes, --seed or the data)",
+    "(val) differ": "(val) differ (--sizes, --seed or the data)",
     "sizes=": "--sizes",
     "max_tokens =": "--max-tokens",
     "max_tokens=": "--max-tokens",
@@ -56,16 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(done.code or 0)
     out = getattr(arguments, "out", None)
     resume = f"; the same command goes on in {harmless(str(out))}" if out else ""
+    paid = Budget()
     try:
-        with _stopped_by_signals(resume):
+        with _stopped_by_signals(resume), paid:
             arguments.run(arguments)
             sys.stdout.flush()
     except Error as error:
-        # "  in complete, called at …" names a line of this package here
+        # "  in an LLM call, called at …" names a line of this package here
         notes = (note for note in getattr(error, "__notes__", ()) if not note.startswith("  in "))
         for line in (f"textautograd: {error}", *notes):
             print(harmless(in_options(line)), file=sys.stderr)
-        if resume and isinstance(error, EngineError):
+        if resume and isinstance(error, EngineError) and paid.spent.calls:
             print(f"what was paid for is kept{resume}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:  # who read the output has gone, as `head` does
@@ -178,6 +185,13 @@ def parser() -> argparse.ArgumentParser:
             help=f"{what} (default: {default})",
         )
     train.add_argument(
+        "--max-failed",
+        type=_share,
+        default=0.5,
+        metavar="SHARE",
+        help="of a step's examples that may fail; above it nothing is rewritten (default: 0.5)",
+    )
+    train.add_argument(
         "--out",
         required=True,
         metavar="DIR",
@@ -238,6 +252,19 @@ def _add_task(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the longest reply in the agent; one that is cut off fails (default: 512)",
     )
+    command.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="S",
+        help="seconds to wait for a reply (default: 120; for a local model, for ever)",
+    )
+    command.add_argument(
+        "--max-attempts",
+        type=_whole(1),
+        default=5,
+        metavar="N",
+        help="how often a call is made that fails for want of a reply (default: 5)",
+    )
     _add_seed(command)
     command.add_argument(
         "--sizes",
@@ -265,10 +292,22 @@ def _whole(least: int) -> Callable[[str], int]:
 
 
 def _dollars(text: str) -> float:
+    return _number(text, math.inf, "amount of US dollars")
+
+
+def _share(text: str) -> float:
+    return _number(text, 1, "share from 0 to 1")
+
+
+def _seconds(text: str) -> float:
+    return _number(text, math.inf, "number of seconds")
+
+
+def _number(text: str, most: float, what: str) -> float:
     try:
-        amount = float(text)
+        number = float(text)
     except ValueError:
-        amount = math.nan
-    if not 0 <= amount < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount of US dollars")
-    return amount
+        number = math.nan
+    if not 0 <= number <= most or number == math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
+    return number

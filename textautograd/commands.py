@@ -63,6 +63,7 @@ def train(arguments: Namespace) -> None:
         run_dir=out,
         seed=arguments.seed,
         engine=rewriter,
+        max_failed=arguments.max_failed,
     )
     limits = (arguments.budget_calls, arguments.budget_tokens, arguments.budget_usd)
     with ExitStack() as stack:
@@ -156,12 +157,19 @@ def _task_and_model(arguments: Namespace) -> tuple[tasks.Task, Engine]:
         max_tokens=arguments.max_tokens,
         download=arguments.download,
     )
-    return task, engine(arguments.model, api_base=arguments.api_base, cache=arguments.cache)
+    kept = {"cache": arguments.cache, **_patience(arguments)}
+    return task, engine(arguments.model, api_base=arguments.api_base, **kept)
+
+
+def _patience(arguments: Namespace) -> dict[str, Any]:
+    given = {"timeout": arguments.timeout, "max_attempts": arguments.max_attempts}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _rewriter(arguments: Namespace) -> Engine | None:
     if arguments.optimizer_model is not None:
-        return engine(arguments.optimizer_model, api_base=arguments.optimizer_api_base)
+        where, patience = arguments.optimizer_api_base, _patience(arguments)
+        return engine(arguments.optimizer_model, api_base=where, **patience)
     if arguments.optimizer_api_base is not None:
         raise UsageError("--optimizer-api-base is the server of --optimizer-model: give both")
     return None

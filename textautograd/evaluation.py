@@ -14,7 +14,7 @@ from textautograd.data.example import Example
 from textautograd.data.sampling import check_dataset, item
 from textautograd.engines import use_engine
 from textautograd.engines.base import Engine, Usage
-from textautograd.engines.budget import Budget
+from textautograd.engines.budget import Budget, charge, has_limits
 from textautograd.engines.default import chosen_engine
 from textautograd.errors import Error, RunError, UsageError
 from textautograd.grad_mode import no_grad
@@ -87,13 +87,14 @@ def evaluate(
 
     Args:
         executor: where samples run, instead of threads here; module, state, examples and the
-            context's engine are sent to it, a `Budget` or `caching` is not, and what it spends is
-            not counted here.
+            context's engine are sent to it, a `Budget` or `caching` is not. What it spends is
+            counted, but no limits are kept.
         progress: a bar, where standard error is a terminal or a notebook.
 
     Raises:
-        UsageError: an empty dataset, or a module or loss that cannot be called as said above. The
-            first sample's error, if every sample failed.
+        UsageError: an empty dataset, an executor within a budget that has limits, or a module or
+            loss that cannot be called as said above. The first sample's error, if every sample
+            failed.
         RunError: at once: a budget is used up, the call cache's disk is full.
     """
     examples = examples_of(dataset, "evaluate")
@@ -102,6 +103,11 @@ def evaluate(
         raise UsageError(
             "evaluate: the executor must be one of concurrent.futures, not "
             f"{type(executor).__name__}"
+        )
+    if executor is not None and has_limits():
+        raise UsageError(
+            "evaluate: a budget's limits cannot be kept in another process: leave out executor=, "
+            "or call it outside of `with Budget(…)`"
         )
     with Budget() as meter, no_grad():
         bar = Progress("evaluate", "sample", len(examples), lambda: meter.spent, visible=progress)
@@ -223,11 +229,16 @@ def _rows_of(
         ]
         for future in futures:
             future.add_done_callback(lambda _: bar.update())
+        rows = []
         try:
-            return [future.result() for future in futures]
+            for future in futures:
+                row, usage = future.result()
+                charge(usage)
+                rows.append(row)
         finally:
             for future in futures:  # unless all are done
                 future.cancel()
+        return rows
     except Error:
         raise
     except Exception as error:  # what samples raise is in their rows
@@ -243,15 +254,14 @@ def _remote(
     engine: Engine | None,
     example: Example,
     loss_fn: Callable[..., TextVariable],
-) -> Row:
+) -> tuple[Row, Usage]:
     named = {f"module.{name}": text for name, text in state.items()}
-    try:
-        with no_grad(), nullcontext() if engine is None else use_engine(engine):
-            return functional_call(  # type: ignore[no-any-return]
-                _Outcome(module), named, example, loss_fn
-            )
-    except SystemExit as end:  # it would end the process that waits for this one
-        return Row(example, error=Error(f"SystemExit: {end.code}"))
+    with Budget() as meter, no_grad(), nullcontext() if engine is None else use_engine(engine):
+        try:
+            row = functional_call(_Outcome(module), named, example, loss_fn)
+        except SystemExit as end:  # it would end the process that waits for this one
+            row = Row(example, error=Error(f"SystemExit: {end.code}"))
+    return row, meter.spent
 
 
 def _portable(error: Exception | None) -> Exception | None:

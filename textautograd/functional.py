@@ -171,7 +171,7 @@ class Opaque(Operation):
 class Complete(Opaque):
     """A model's call."""
 
-    __slots__ = ("max_tokens", "output_format", "temperature")
+    __slots__ = ("max_tokens", "module", "output_format", "temperature")
     name = "complete"
 
     def __init__(
@@ -181,11 +181,17 @@ class Complete(Opaque):
         output_format: str | None,
         max_tokens: int | None,
         temperature: float | None,
+        module: str,
     ) -> None:
         super().__init__(names, engine)
+        self.module = module
         self.output_format = output_format
         self.max_tokens = max_tokens
         self.temperature = temperature
+
+    @property
+    def title(self) -> str:
+        return f"the LLM call {self.module!r}" if self.module else "an LLM call"
 
     async def run(self, texts: Sequence[str]) -> str:
         instruction, *inputs = texts
@@ -230,8 +236,11 @@ def complete(
     variables = _named(inputs)
     check_sampling(output_format, max_tokens, temperature)
     resolved = default_engine() if engine is None else as_engine(engine)
-    operation = Complete(["instruction", *inputs], resolved, output_format, max_tokens, temperature)
-    return apply(operation, as_variable(instruction, "the instruction"), *variables)
+    variable = as_variable(instruction, "the instruction")
+    module = (variable.name or "").rpartition(".")[0]
+    names = ["instruction", *inputs]
+    operation = Complete(names, resolved, output_format, max_tokens, temperature, module)
+    return apply(operation, variable, *variables)
 
 
 def check_sampling(

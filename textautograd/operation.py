@@ -26,6 +26,11 @@ class Operation:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
 
+    @property
+    def title(self) -> str:
+        """What errors call it."""
+        return self.name
+
     def forward(self, *texts: str) -> str:
         """The value, where it takes no waiting."""
         raise NotImplementedError

@@ -12,6 +12,7 @@ lock            held while a run is at work here
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from textwrap import shorten
 from types import UnionType
@@ -21,6 +22,8 @@ from textautograd.errors import UsageError
 from textautograd.files import read_json, write_whole
 
 _WRITTEN = ("run.json", "checkpoint.json", "best.json", "metrics.jsonl", "states.jsonl")
+_DATA = {"train": "the training examples", "val": "the gate's examples (val)"}
+_DIGEST = re.compile("#[0-9a-f]{8,}")
 _NUMBER = int | float | None
 
 # A list's one element is the shape of all of its items; `{str: …}` that of all values; a tuple's
@@ -167,12 +170,23 @@ def damaged(file: Path, why: object) -> str:
 def _another(path: Path, found: dict[str, Any], settings: dict[str, Any]) -> str:
     differing = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
     pairs = [pair for k in differing for pair in _pairs(k, found.get(k), settings.get(k))]
-    shown = [f"{k} was {shorten(a, 100)} and is {shorten(b, 100)}" for k, a, b in pairs]
+    shown = list(dict.fromkeys(_difference(*pair) for pair in pairs if pair[0] not in _DATA))
     more = [f"and {len(shown) - 5} more"] if len(shown) > 5 else []
+    details = f" ({'; '.join(shown[:5] + more)})" if shown else ""
+    names = ", ".join(_DATA.get(k, k) for k in differing)
+    differ = "differ" if len(differing) > 1 or differing[0] in _DATA else "differs"
     return (
-        f"{path} holds another run: {', '.join(differing)} differ ({'; '.join(shown[:5] + more)}). "
-        "Choose another run_dir, or delete it to start anew"
+        f"{path} holds another run: {names} {differ}{details}. Choose another run_dir, or "
+        "delete it to start anew"
     )
+
+
+def _difference(name: str, old: str, new: str) -> str:
+    plain = _DIGEST.sub("", new)
+    if _DIGEST.sub("", old) == plain:
+        whose = plain.strip('"')
+        return f"{f'the code of {whose}, or a value in it,' if whose else name} has changed"
+    return f"{name} was {shorten(old, 100)} and is {shorten(new, 100)}"
 
 
 def _pairs(name: str, old: Any, new: Any) -> list[tuple[str, str, str]]:

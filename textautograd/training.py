@@ -106,10 +106,11 @@ def fit(
         rule: of the backward pass; by default the optimizer's.
         engine: as in `TextVariable.backward`.
         max_failed: the largest share of a batch that may fail (in forward, loss, or a rule that
-            feedback has to pass) for a step to be taken of what is left; above it nothing is
-            rewritten, and `why` says so. By default half: if most of a batch fails, that tells of
-            the provider and not of the samples, and what is left is too few to learn from. It is
-            none of the settings that make a run: it may be another when the run is resumed.
+            feedback has to pass) for a step to be taken of what is left; above it, as where every
+            rule fails, nothing is rewritten, `why` says so and the next step goes on. By default
+            half: if most of a batch fails, that tells of the provider and not of the samples, and
+            what is left is too few to learn from. It is none of the settings that make a run: it
+            may be another when the run is resumed.
 
     A step that is cut short, by an error or Ctrl-C, leaves module and optimizer as they were
     before it.
@@ -119,7 +120,7 @@ def fit(
             of agent, loss or rule (see `textautograd.identity`), other settings, engines or data.
         RunError: at once, what cannot get better, such as a key that is refused or a full disk: the
             module has the best state, and what was paid for is kept in `run_dir`. The first
-            sample's error, if all samples of a batch or of the gate fail.
+            sample's error, if all samples of a batch fail in forward or loss, or all of the gate.
     """
     check_int("fit", "steps", steps, at_least=0)
     share = quantity(max_failed)
@@ -184,7 +185,9 @@ def fit(
                     value, lost = loss.item(), len(errors)
                     if loss.requires_grad and lost / len(batch) <= max_failed:
                         tapes = [Walk([(x, Gradient())]) for x in losses]
-                        failures = backward([(loss, Gradient())], rule=rule, engine=answering)
+                        failures = backward(
+                            [(loss, Gradient())], rule=rule, engine=answering, all_may_fail=True
+                        )
                         lost += _passed_by(tapes, failures)
                 gradients, wrong = _shown(optimizer), sum(x.item() > 0 for x in losses)
                 failed = [*errors, *map(str, failures)]

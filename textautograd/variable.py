@@ -247,7 +247,7 @@ async def _compute(operation: Operation, values: Sequence[Any], site: Site | Non
     try:
         return await operation.run(texts)
     except Exception as error:
-        note = f"  in {operation.name}, called at {place(site)}"
+        note = f"  in {operation.title}, called at {place(site)}"
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
         raise

@@ -64,6 +64,11 @@ class Provider:
         """What the server knows and may repeat."""
         return self._own_secrets
 
+    @property
+    def whose(self) -> str:
+        """The model and where it is, without secrets, for errors."""
+        return repr(self.model)
+
     def payload(self, request: Request) -> dict[str, Any]:
         """The request as the protocol writes it."""
         fields = {
@@ -93,7 +98,7 @@ class Provider:
         if request.schema is not None and self._may_change and complaint.rejects_schema:
             self.structured = "tagged"
             return SchemaRejected(f"{complaint.status}: {complaint.words}", status=complaint.status)
-        return complaint.error()
+        return complaint.error(self.whose)
 
     def read(self, body: Any, request: Request, cost: float | None = None) -> Reply:
         """The reply in a parsed body.

@@ -60,9 +60,9 @@ class Complaint:
         is_other = _CONTEXT.search(said) or _FILTER.search(said)
         return self.status in (400, 422) and not is_other and bool(_SCHEMA.search(said))
 
-    def error(self) -> EngineError:
-        """The package's error for it."""
-        message = f"{self.status}: {self.words or 'no explanation'}"
+    def error(self, whose: str) -> EngineError:
+        """The package's error for it; `whose` names model and server."""
+        message = f"{self.status}: {self.words or 'no explanation'} ({whose})"
         said = f"{self.code} {self.words}"
         status = self.status
         if status in (400, 413, 422, 500) and _CONTEXT.search(said):
@@ -70,11 +70,11 @@ class Complaint:
         if status in (400, 403) and _FILTER.search(said):
             return ContentFilterError(message, status=status)
         if status in (401, 403):
-            return AuthenticationError(f"{message} (check the key: api_key=)", status=status)
+            return AuthenticationError(f"{message}: check the key, api_key=", status=status)
         if status in (404, 405, 410):
-            return NotFoundError(f"{message} (check model and address)", status=status)
+            return NotFoundError(f"{message}: check model and address", status=status)
         if status == 402 or self.code == "insufficient_quota":
-            return NoCreditError(f"{message} (no credit left)", status=status)
+            return NoCreditError(f"{message}: no credit left", status=status)
         if status == 429:
             return RateLimitError(message, status=status, retry_after=self.retry_after)
         if status in (408, 409, 425) or status >= 500:

@@ -111,6 +111,11 @@ class Budget:
                 self._spent += usage
                 self._dearest = max(self._dearest, usage.cost or 0.0)
 
+    def charge(self, usage: Usage) -> None:
+        """Counts what was used elsewhere."""
+        with self._lock:
+            self._spent += usage
+
     def __repr__(self) -> str:
         limits = {"calls": self.calls, "tokens": self.tokens, "usd": self.usd}
         shown = ", ".join(f"{name}={limit}" for name, limit in limits.items() if limit is not None)
@@ -120,6 +125,17 @@ class Budget:
         held = f", {self._tokens_held} tokens held" if self._tokens_held else ""
         known = f"{spent.calls} calls, {spent.tokens} tokens{cost} spent"
         return f"Budget({shown}) with {known}{flying}{held}"
+
+
+def charge(usage: Usage) -> None:
+    """Charges the context's budgets for calls that were made elsewhere."""
+    for budget in _active.get():
+        budget.charge(usage)
+
+
+def has_limits() -> bool:
+    """Whether a budget of the context has a limit."""
+    return any((b.calls, b.tokens, b.usd) != (None, None, None) for b in _active.get())
 
 
 class Metered(Wrapper):

@@ -67,6 +67,10 @@ class HTTP(Provider):
         return self._address.shown
 
     @property
+    def whose(self) -> str:
+        return f"{self.model!r} at {self._address.host}"
+
+    @property
     def identity(self) -> str:
         return f"{self.model} at {self._address.shown}"
 

@@ -69,6 +69,10 @@ class LiteLLM(Provider):
         return Secrets([*self._hidden, *_keys_of_the_environment()])
 
     @property
+    def whose(self) -> str:
+        return f"{self.model!r}{self._place}"
+
+    @property
     def identity(self) -> str:
         return f"litellm {self.model}{self._place}"
 
@@ -132,11 +136,13 @@ class LiteLLM(Provider):
             return self.failed(complaint_inside(secrets.redacted_in(said)), request)
         if not headers:  # no reply, or none with a status that says so
             if kind == "Timeout":
-                return TimeoutExpired(f"no reply within {self.timeout} s: raise timeout=")
+                return TimeoutExpired(
+                    f"{self.whose} sent no reply within {self.timeout} s: raise timeout="
+                )
             if status == 500 and (_NOT_THE_PROTOCOL.search(words) or _is_malformed(chain)):
                 return IncompleteReplyError(f"the server sent what is no reply: {words}")
             if kind == "APIConnectionError" or "Connection error" in words:
-                return ConnectionFailed(f"cannot connect: {words}")
+                return ConnectionFailed(f"cannot connect to {self.whose}: {words}")
         # The provider's own code is with the exception that litellm translated.
         body = getattr(error, "body", None) or getattr(error.__context__, "body", None)
         code = body.get("code") if isinstance(body, dict) else None

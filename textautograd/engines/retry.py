@@ -10,6 +10,7 @@ from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.engines.budget import metered
 from textautograd.errors import TransientError, UsageError
+from textautograd.terminal import harmless
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -39,6 +40,7 @@ class Retrying(Wrapper):
         self.max_attempts = whole("max_attempts", max_attempts)
         self.max_wait = max_wait
         self._sleep = sleep
+        self._told: set[type] = set()
 
     async def complete(self, request: Request) -> Reply:
         try:
@@ -67,6 +69,7 @@ class Retrying(Wrapper):
             sleep=self._sleep or asyncio.sleep,
             stop=tenacity.stop_after_attempt(self.max_attempts),
             wait=self._wait,
+            before_sleep=self._tell,
             retry=tenacity.retry_if_exception(_is_worth_it),
             reraise=True,
         )
@@ -81,6 +84,18 @@ class Retrying(Wrapper):
             if made > 1:
                 error.add_note(f"after {made} attempts")
             raise
+
+    def _tell(self, state: RetryCallState) -> None:
+        """Logs the first failure of each kind: who waits should know what for."""
+        failed = state.outcome.exception() if state.outcome else None
+        if type(failed) in self._told:
+            return
+        import logging
+
+        self._told.add(type(failed))
+        logging.getLogger("textautograd").warning(
+            "%s; trying again, up to %d attempts in all", harmless(str(failed)), self.max_attempts
+        )
 
     def _wait(self, state: RetryCallState) -> float:
         import random

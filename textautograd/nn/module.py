@@ -6,6 +6,7 @@ and no `super().__init__()` to forget.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from reprlib import recursive_repr
 from typing import Any, TypeVar
@@ -202,7 +203,8 @@ def check_state(
 ) -> None:
     """Raises `StateError` if a state does not fit these parameters."""
     if not isinstance(state, Mapping):
-        raise StateError(f"a state is a dict of name → text, not {type(state).__name__}")
+        hint = ": json.load the file first" if isinstance(state, (str, os.PathLike)) else ""
+        raise StateError(f"a state is a dict of name → text, not {type(state).__name__}{hint}")
     missing = [name for name in own if name not in state]
     unknown = [name for name in state if name not in own]
     if strict and (unknown or (missing and not partial)):

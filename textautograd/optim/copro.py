@@ -34,7 +34,7 @@ class COPRO(Rewriting):
 
     Args:
         params, engine, seed, check: as of `SGD`; what does not require grad stays.
-        breadth: attempts per round, at least 2; `candidates`, by `SGD`'s name, goes before it.
+        breadth: attempts per round, at least 2, by default 10; or `candidates`, by `SGD`'s name.
         depth: rounds for each parameter.
         temperature: as of `SGD`; 1.4 by default, as in the source.
     """
@@ -47,12 +47,15 @@ class COPRO(Rewriting):
         self,
         params: Iterable[TextVariable],
         *,
-        breadth: int = 10,
+        breadth: int | None = None,
         depth: int = 3,
         **options: Unpack[Options],
     ) -> None:
         what = "candidates" if "candidates" in options else "breadth"
-        check_int("COPRO", what, options.setdefault("candidates", breadth), at_least=2)
+        if breadth is not None and what == "candidates":
+            raise UsageError("COPRO: candidates is another name of breadth: give one of them")
+        most = options.setdefault("candidates", 10 if breadth is None else breadth)
+        check_int("COPRO", what, most, at_least=2)
         options.setdefault("temperature", 1.4)
         super().__init__(params, **options)
         check_int("COPRO", "depth", depth, at_least=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ class Verdict:
     losses: list[float | str]
     best: int | None
 
+
+IS_ASYNC = "the closure is async, and is called as a plain function: write it with `def`"
 
 Gate = Callable[[State, Sequence[State]], Verdict]
 
@@ -111,6 +114,14 @@ def loss_of(value: Any) -> float:
     """
     if isinstance(value, TextVariable):
         value = value.item()
+    if inspect.iscoroutine(value):
+        value.close()
+        raise UsageError(IS_ASYNC)
+    if isinstance(loss := getattr(value, "loss", None), (int, float)):
+        raise UsageError(
+            f"the closure must return a loss, a number, and not the {type(value).__name__}: return "
+            f"its .loss, which is {loss:g}"
+        )
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise UsageError(f"the closure must return a loss, a number; it returned {value!r}")
     try:

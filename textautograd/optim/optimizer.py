@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import reprlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import Any
 
 from textautograd import dispatch
@@ -16,9 +19,11 @@ from textautograd.data.sampling import check_int
 from textautograd.engines import as_engine, default_engine
 from textautograd.engines.base import Engine
 from textautograd.errors import StateError, UsageError
-from textautograd.optim.gate import Gate, State, closure_gate
+from textautograd.optim.gate import IS_ASYNC, Gate, State, closure_gate
 from textautograd.rules import Rule, semantic
 from textautograd.variable import TextVariable
+
+_SHOWN = 200  # characters of a reason; a candidate's `problems` and `error` hold the whole
 
 
 @dataclass(slots=True)
@@ -39,7 +44,8 @@ class Candidate:
 class StepResult:
     """What a step did.
 
-    `accepted` says whether anything was written; `before` and `after` are the gate's losses of the
+    `accepted`, which is also its truth (`if optimizer.step(closure):`), says whether anything was
+    written; `before` and `after` are the gate's losses of the
     old state and of the one now in place (`None` without a gate); `changes` maps a parameter's name
     to its old and new text.
     """
@@ -68,13 +74,20 @@ class StepResult:
         """Why nothing changed, if nothing did."""
         if self.accepted:
             return None
-        problems = [f"{n}: {why}" for c in self.candidates for n, why in c.problems.items()]
-        refused = "; ".join(dict.fromkeys(problems))
+        about: dict[str, dict[str, None]] = {}
+        for candidate in self.candidates:
+            for name, why in candidate.problems.items():
+                about.setdefault(shorten(why, _SHOWN), {})[name] = None
+        refused = "; ".join(f"{', '.join(names)}: {why}" for why, names in about.items())
         tried = [candidate for candidate in self.candidates if candidate.state]
         if not tried:
             return f"rewrite refused: {refused}" if refused else "no gradient"
-        losses = ", ".join(c.error or f"{c.loss:g}" for c in tried)
-        return f"not better than {self.before:g}: {losses}"
+        found = Counter(shorten(c.error or f"loss {c.loss:g}", _SHOWN) for c in tried)
+        each = [said if n == 1 else f"{said} ({n} times)" for said, n in found.items()]
+        return f"not better than loss {self.before:g}; candidates: {', '.join(each)}"
+
+    def __bool__(self) -> bool:
+        return self.accepted
 
     def __repr__(self) -> str:
         return f"StepResult({str(self).splitlines()[0]})"
@@ -155,6 +168,8 @@ class Optimizer:
         """
         if closure is not None and not callable(closure):
             raise UsageError(f"the closure must be a function, not {type(closure).__name__}")
+        if inspect.iscoroutinefunction(closure):
+            raise UsageError(IS_ASYNC)
         if closure is not None and (why := mismatch(closure)):
             raise UsageError(f"the closure is called as (), but {why}")
         return self.step_with(None if closure is None else closure_gate(closure))
@@ -191,7 +206,9 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: JSON."""
         tried = {name: list(texts) for name, texts in self._tried.items()}
-        return {"steps": self.steps, "tried": tried, "refused": sorted(self._refused)}
+        refused = sorted(self._refused)
+        kind = type(self).__name__
+        return {"kind": kind, "steps": self.steps, "tried": tried, "refused": refused}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where `state_dict` was taken.
@@ -199,6 +216,11 @@ class Optimizer:
         Raises:
             StateError: it is no such state; the optimizer stays as it was.
         """
+        kind = type(self).__name__
+        if isinstance(state, dict) and state.get("kind", kind) != kind:
+            raise StateError(
+                f"this is the state of {state['kind']!r:.80}, and the optimizer {kind}"
+            )
         match state:
             case {"steps": int(steps), "tried": dict(tried)} if type(steps) is int and steps >= 0:
                 refused = _as_list(state.get("refused", []))
