@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -218,6 +219,67 @@ def test_numbers_tell_engines_apart_but_what_they_count_does_not(path: Path) -> 
         assert said == ["m at 0.0", "m at 1.0", "n at 1.0"]
     assert [engine.asked for engine in engines] == [1, 1, 1]
     assert identity_of(engines[1]) == identity_of(Counting("m", 1.0))
+
+
+class Slotted:
+    __slots__ = ("model",)
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    async def complete(self, request: Request) -> Reply:
+        return Reply(str(self.model))
+
+
+class Configured:
+    """With whatever settings, and with a log and a count that it keeps."""
+
+    def __init__(self, max_tokens: Any, api_key: str = "") -> None:
+        self.max_tokens, self.config = max_tokens, {"value": max_tokens, "api_key": api_key}
+        self.log: list[str] = []
+        self.times: dict[str, int] = {}
+        self.heat = 0.0
+
+    async def complete(self, request: Request) -> Reply:
+        self._count()
+        self.log.append("asked")
+        return Reply(f"{self.config['value']} {self.heat}")
+
+    def _count(self) -> None:
+        self.times["asked"] = self.times.get("asked", 0) + 1
+        self.times["asked"] += 1
+
+    def hot(self) -> Configured:
+        self.heat = 1.0
+        return self
+
+
+@dataclasses.dataclass
+class Settings:
+    model: str
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Slotted("a"), Slotted("b")),
+        (Configured(5), Configured(5000)),
+        (Configured(True), Configured(False)),
+        (Configured(Path("a")), Configured(Path("b"))),
+        (Configured(["a"]), Configured(["b"])),
+        (Configured({"a"}), Configured({"b"})),
+        (Configured(Settings("a")), Configured(Settings("b"))),
+        (Configured(lambda: 1), Configured(lambda: 2)),
+        (Configured(Slotted("a")), Configured(Slotted("b"))),
+        (Configured(5), Configured(5).hot()),
+    ],
+)
+def test_what_an_engine_is_made_with_tells_it_apart(one: Any, other: Any) -> None:
+    before = identity_of(one)
+    assert before != identity_of(other)
+    asyncio.run(one.complete(ask()))
+    assert identity_of(one) == before
+    assert identity_of(Configured(5, "sk-1")) == identity_of(Configured(5, "sk-2"))
 
 
 def test_all_scripted_engines_are_one_model_unless_they_say_otherwise(path: Path) -> None:

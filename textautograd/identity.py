@@ -129,12 +129,17 @@ def _object(value: Any, seen: set[int]) -> Iterator[str]:
 def _attributes(value: Any) -> list[tuple[str, Any]]:
     """An object's attributes, but for those that change while it is used."""
     kind: type = type(value)
+    changing = {"engine", "training"} | assigned_by(kind)
+    return [(name, each) for name, each in attributes(value) if name not in changing]
+
+
+def attributes(value: Any) -> list[tuple[str, Any]]:
+    """An object's attributes, those in slots too, by name."""
+    kind: type = type(value)
     members = [(name, member) for base in kind.__mro__ for name, member in vars(base).items()]
     slots = [name for name, member in members if isinstance(member, MemberDescriptorType)]
     found = {name: getattr(value, name) for name in slots if hasattr(value, name)}
-    changing = {"engine", "training"} | assigned_by(kind)
-    everything = sorted({**found, **getattr(value, "__dict__", {})}.items())
-    return [(name, attribute) for name, attribute in everything if name not in changing]
+    return sorted({**found, **getattr(value, "__dict__", {})}.items())
 
 
 def _attribute(attribute: Any, seen: set[int]) -> Iterator[str]:
@@ -153,6 +158,48 @@ def assigned_by(kind: type) -> frozenset[str]:
         m.__code__ for name, m in members if isinstance(m, FunctionType) and name not in _MAKING
     ]
     return frozenset().union(*map(_assigned, used))
+
+
+@functools.lru_cache(256)
+def changed_in(kind: type, *methods: str) -> frozenset[str]:
+    """The attributes that these methods of a class, and those they call, assign or change in place,
+    as `self.seen.append(x)` and `self.count[x] += 1` do."""
+    todo, known, changed = [*methods], set(), set()
+    while todo:
+        name = todo.pop()
+        if name in known:
+            continue
+        known.add(name)
+        for base in kind.__mro__:
+            member = vars(base).get(name)
+            function = inspect.unwrap(getattr(member, "fget", None) or member)  # type: ignore[arg-type]
+            if isinstance(function, FunctionType):
+                todo += _names(function.__code__)
+                changed |= _assigned(function.__code__) | _changed_in_place(function.__code__)
+    return frozenset(changed)
+
+
+_CHANGERS = {"add", "append", "clear", "discard", "extend", "insert", "pop", "popitem", "remove"}
+_CHANGERS |= {"reverse", "setdefault", "sort", "update"}
+
+
+def _changed_in_place(code: CodeType) -> set[str]:
+    """The attributes that a change in a function's code begins with."""
+    steps = [(step, step.positions) for step in dis.get_instructions(code)]
+    begun = {
+        (at.lineno, at.col_offset)
+        for step, at in steps
+        if at is not None
+        if step.opname in ("STORE_SUBSCR", "DELETE_SUBSCR", "STORE_ATTR")
+        or (step.opname in ("LOAD_ATTR", "LOAD_METHOD") and step.argval in _CHANGERS)
+    }
+    own = {
+        str(step.argval)
+        for step, at in steps
+        if step.opname == "LOAD_ATTR" and at is not None and (at.lineno, at.col_offset) in begun
+    }
+    inner = (_changed_in_place(part) for part in code.co_consts if isinstance(part, CodeType))
+    return own.union(*inner)
 
 
 def _assigned(code: CodeType) -> set[str]:

@@ -76,7 +76,8 @@ class Engine(Protocol):
 
     Optional members: `answer_now(request) -> Reply | None`, called in the caller's thread, for what
     needs no waiting; `identity: str`, which names model and place without secrets, as the keys of a
-    cache hold it (without it, the class and its texts and numbers tell engines apart);
+    cache hold it (without it, class, texts, numbers, paths, functions, and lists and dicts
+    of them tell engines apart, but for keys and what `complete` changes; other objects do not);
     `structured`, "schema" (the default) or "tagged", for how it takes `Request.schema`; `metered`,
     true where it charges the context's budgets itself; `max_input_tokens`, the most tokens of a
     prompt that the framework itself writes to it (see `engine`).
