@@ -1082,7 +1082,7 @@ def test_an_optimizer_refuses_what_is_no_state(state: Any) -> None:
     optimizer = optim.SGD([nn.Parameter("x", name="x")])
     with pytest.raises(errors.StateError, match="an optimizer's state is"):
         optimizer.load_state_dict(state)
-    assert optimizer.state_dict() == {"steps": 0, "tried": {"x": []}, "refused": []}
+    assert optimizer.state_dict() == {"kind": "SGD", "steps": 0, "tried": {"x": []}, "refused": []}
 
 
 def test_a_state_of_another_module_is_refused_in_a_line_one_can_read() -> None:
