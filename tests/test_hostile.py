@@ -89,7 +89,7 @@ def test_quoting_cannot_be_ended_from_inside(
             ["role", task, *inputs.values(), output, feedback, feedback, output],
         ),
         (propose.propose({"attempt-1": task, **inputs}, HOW), [task, *inputs.values()]),
-        (graph.graph({"code": output, "past-1-x": task}, [], HOW), [output, task]),
+        (graph.graph([], {"value-1": output, "past-1-x": task}, [], HOW), [output, task]),
     ]
     for messages, expected in prompts:
         texts, rest = blocks_of(messages[-1]["content"])

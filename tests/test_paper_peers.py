@@ -66,13 +66,13 @@ def job(place: Path, **changes: Any) -> Job:
 def test_a_job_is_read_as_it_is_written(tmp_path: Path) -> None:
     asked = data.Example("Is it so?", "Yes", party="none")
     questions = Questions("liar", [asked], [], [asked, asked], {})
-    setting = Setting("liar", "peer-gepa", "small", "large", tokens=1000)
+    setting = Setting("liar", "peer-gepa", "small", "large")
     written = write_job(setting, questions, "http://127.0.0.1:9/v1", "r")
     (tmp_path / "job.json").write_text(json.dumps(written))
     found = Job.load(tmp_path / "job.json")
     assert found.train == found.val == [Example({"question": "Is it so?", "party": "none"}, "Yes")]
     assert found.graph[-1].name == "decide" and found.score == "yes_or_no" and found.gate
-    assert (found.model, found.optimizer_model, found.tokens) == ("small", "large", 1000)
+    assert (found.model, found.optimizer_model, found.tokens) == ("small", "large", None)
 
 
 @contextmanager

@@ -151,13 +151,13 @@ def test_each_feedback_is_shown_once_and_all_of_them_are_T1_T2(kind: Any) -> Non
 
 
 @pytest.mark.parametrize("kind", [optim.TextGrad, optim.OptoPrime])
-def test_a_sample_that_comes_twice_is_shown_once(kind: Any) -> None:
+def test_what_a_sample_that_comes_twice_asks_is_shown_once(kind: Any) -> None:
     agent, engine, optimizer = made(kind)
     backed(optimizer, agent, *2 * ["q of hardness 9"])
     optimizer.step()
     for prompt in asked(engine):
         assert prompt.count("\nq of hardness 9\n") == 1
-        assert prompt.count("= complete(") == (2 if kind is optim.OptoPrime else 0)
+        assert prompt.count("= complete(") == (4 if kind is optim.OptoPrime else 0)
 
 
 @pytest.mark.parametrize("kind", [optim.TextGrad, optim.OptoPrime])

@@ -27,27 +27,28 @@ def a_reply(answer: Any, engine: object) -> Reply:
             raise UsageError(
                 f"{engine!r} returned a Reply whose {name} is {value!r:.80}, not a str"
             )
-    a_usage(answer.usage, f"{engine!r} returned a Reply")
+    a_usage(answer.usage, engine, "returned a Reply")
     return answer
 
 
-def a_usage(usage: Any, where: str) -> Usage:
-    """The usage itself, of what was answered or raised `where` it says.
+def a_usage(usage: Any, who: object, did: str) -> Usage:
+    """The usage itself, of what `who` answered or raised.
 
     Raises:
         UsageError: it is not a `Usage`, or a field of it is not what it is to be.
     """
     if not isinstance(usage, Usage):
-        raise UsageError(f"{where} whose usage is {usage!r:.80}, not a Usage")
+        raise UsageError(f"{who!r} {did} whose usage is {usage!r:.80}, not a Usage")
     for name in ("input_tokens", "output_tokens", "cached_tokens", "calls"):
         value = getattr(usage, name)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
             raise UsageError(
-                f"{where} whose usage.{name} is {value!r:.80}, not an int from 0 to 2**53"
+                f"{who!r} {did} whose usage.{name} is {value!r:.80}, not an int from 0 to 2**53"
             )
     if usage.cost is not None and quantity(usage.cost) is None:
         raise UsageError(
-            f"{where} whose usage.cost is {usage.cost!r:.80}, not US dollars of at least 0, or None"
+            f"{who!r} {did} whose usage.cost is {usage.cost!r:.80}, not US dollars of at least 0, "
+            "or None"
         )
     return usage
 

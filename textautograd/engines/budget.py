@@ -251,7 +251,7 @@ class _Hold:
         usage = error.usage if isinstance(error, EngineError) else None
         try:
             if usage is not None:
-                a_usage(usage, f"{engine!r} raised {type(error).__name__}")
+                a_usage(usage, engine, f"raised {type(error).__name__}")
         except UsageError:
             usage = None
             raise

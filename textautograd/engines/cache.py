@@ -221,7 +221,7 @@ def _read(key: str, value: str | None, request: Request) -> Reply | None:
         entry = json.loads(value or "null")
         text, finish_reason = entry["text"], entry["finish_reason"]
         input_tokens, output_tokens = entry["tokens"]
-        a_usage(Usage(input_tokens, output_tokens), "a call cache holds an entry")
+        a_usage(Usage(input_tokens, output_tokens), "cache", "holds an entry")
         is_old = entry.keys() == {"text", "finish_reason", "tokens"}
     except (ValueError, TypeError, KeyError, RecursionError, UsageError):
         return None

@@ -60,7 +60,8 @@ class Scripted:
         return self
 
     def __repr__(self) -> str:
-        return f"Scripted({getattr(self.fn, '__qualname__', repr(self.fn))})"
+        name = getattr(self.fn, "__qualname__", None)
+        return f"Scripted({repr(self.fn) if name is None else name})"
 
 
 def _reply(answer: Any) -> Reply:
