@@ -535,3 +535,14 @@ def test_a_key_changes_with_the_method_and_the_prompts_that_it_uses(
     told = METHODS | {"sgd": replace(METHODS["sgd"], what="said otherwise")}
     assert not changed("benchmarks.paper.settings.METHODS", told)
     assert " at 0x" not in str([definition(m) for m in METHODS.values()])
+
+
+def test_no_line_names_a_place_on_this_machine(root: Path) -> None:
+    class Unusable(Improving):
+        def said(self, request: Request) -> str:
+            ours = request.purpose == "backward" and len(self.of("backward")) < 3
+            return "no form at all" if ours else super().said(request)
+
+    line = run(root, "sgd", Unusable())
+    assert any("graphs.py" in text for step in line["steps"] for text in step["failed"])
+    assert str(Path(report.__file__).parents[1]) not in json.dumps(line)

@@ -23,6 +23,7 @@ from textautograd.errors import BadRequestError
 MakeEngine = Callable[[str, int], Engine]
 """(model, tokens of a reply where a request sets no limit) → engine."""
 
+ROOT = Path(__file__).parents[2]
 KEPT = ("step", "wrong", "failed", "before", "after", "accepted", "changes", "why", "gradients")
 
 
@@ -89,7 +90,10 @@ def train(
         rule=method.rule,
         engine=writer,
     )
-    return [{name: step[name] for name in KEPT} for step in history.metrics], history.stopped
+    steps_made = [{name: step[name] for name in KEPT} for step in history.metrics]
+    for step in steps_made:  # places in this checkout are named from its root
+        step["failed"] = [text.replace(f"{ROOT}/", "") for text in step["failed"]]
+    return steps_made, history.stopped
 
 
 def answers(agent: Graph, questions: Questions) -> list[str | None]:
