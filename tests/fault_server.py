@@ -57,6 +57,16 @@ class Faults:
             return self.script.pop(0) if len(self.script) > 1 else self.script[0]
 
 
+class QuietServer(ThreadingHTTPServer):
+    """Says nothing of a client that has gone away, as it may."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def handle_error(self, *_: Any) -> None:
+        pass
+
+
 @contextmanager
 def faults(*script: Step) -> Iterator[Faults]:
     """Serves the script; its last step repeats. Keys of a step: `status`, `headers`, `delay`
@@ -99,14 +109,7 @@ def faults(*script: Step) -> Iterator[Faults]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 256
-
-        def handle_error(self, *_: Any) -> None:
-            pass  # the client has gone away, as it may
-
-    server = Server(("127.0.0.1", 0), Handler)
+    server = QuietServer(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()

@@ -18,7 +18,7 @@ from fault_server import Faults, answer, faults, refusal
 from test_tasks import bbh
 
 import textautograd
-from textautograd import commands, dispatch
+from textautograd import commands, loop
 from textautograd.cli import in_options, main, parser
 from textautograd.engines import Budget, Usage
 
@@ -371,13 +371,13 @@ def test_after_ctrl_c_nothing_is_sent_and_what_was_sent_is_kept(
 ) -> None:
     root, out = bbh(tmp_path / "data", 30), tmp_path / "run"
     main_thread = threading.get_ident()
-    stopping, finish, numbers = threading.Event(), dispatch.finish, itertools.count(1)
+    stopping, finish, numbers = threading.Event(), loop.finish, itertools.count(1)
 
     def stops(seconds: float) -> None:
         stopping.set()
         finish(seconds)
 
-    monkeypatch.setattr("textautograd.dispatch.finish", stops)
+    monkeypatch.setattr("textautograd.loop.finish", stops)
 
     def interrupting(body: dict[str, Any]) -> Any:
         n = next(numbers)

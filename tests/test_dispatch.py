@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import textautograd as ta
-from textautograd import Gradient, TextVariable, dispatch, nn, rules
+from textautograd import Gradient, TextVariable, loop, nn, rules
 from textautograd.engines import Request, Scripted
 from textautograd.engines.ask import ask
 from textautograd.errors import EngineError, UsageError
@@ -361,7 +361,7 @@ flavour: ContextVar[str] = ContextVar("flavour", default="none")
 def where() -> tuple[bool, bool, str]:
     """Whether this is the main thread, whether it is the loop's, and the context's flavour."""
     main = threading.current_thread() is threading.main_thread()
-    return main, dispatch.on_the_loop(), flavour.get()
+    return main, loop.on_the_loop(), flavour.get()
 
 
 @pytest.mark.parametrize("kind", ["function", "tool", "extract", "sync engine"])
@@ -908,8 +908,8 @@ def let_go():
     for thread in threading.enumerate():
         if thread.name == "textautograd-user-code":
             thread.join()
-import textautograd.dispatch as d
-stop = d._the_loop.stop
+import textautograd.loop as l
+stop = l._the_loop.stop
 atexit.unregister(stop)
 atexit.register(let_go)
 atexit.register(stop)

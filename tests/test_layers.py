@@ -21,6 +21,8 @@ LEVELS = [
     # L0
     ["tape"],
     # L1
+    ["pending"],
+    ["loop"],
     ["dispatch"],
     ["engines"],
     # what flows backward is data: prompts show it, operations pass it on

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from textautograd import dispatch, evaluation, tasks
+from textautograd import evaluation, loop, tasks
 from textautograd.engines import Budget, caching, engine
 from textautograd.engines.base import Engine, Usage
 from textautograd.errors import BudgetExceeded, StateError, UsageError
@@ -139,12 +139,12 @@ def _finishing(budget: Budget) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         budget.calls = 0
-        if dispatch.is_busy():
+        if loop.is_busy():
             tell(
                 f"\nwaiting up to {_LAST_REPLIES} s for replies that are under way, as they are "
                 "paid for; Ctrl-C again ends at once"
             )
-            dispatch.finish(_LAST_REPLIES)
+            loop.finish(_LAST_REPLIES)
         raise
 
 

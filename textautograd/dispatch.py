@@ -11,116 +11,20 @@ import contextvars
 import os
 import sys
 import threading
-import time
-import warnings
-from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from textautograd.errors import EngineError, Error, UsageError
+from textautograd.errors import Error, UsageError
+from textautograd.loop import on_the_loop, the_loop
+from textautograd.pending import Pending
 from textautograd.tape import Gradient, Node, Site, Vertex, Walk
-
-if TYPE_CHECKING:
-    import asyncio
 
 _working_for: contextvars.ContextVar[Site | None]
 _working_for = contextvars.ContextVar("textautograd_working_for", default=None)
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-
-
-class Pending:
-    """A value that is still being computed, or that failed to be.
-
-    What a `concurrent.futures.Future` is, without the dozen objects that make up its lock: a graph
-    holds many. Who waits may be cancelled, the call is not. A failure that nobody reads, here or in
-    a value computed from this one, is one warning when the value is dropped.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_callbacks",
-        "_error",
-        "_is_done",
-        "_value",
-        "has_reader",
-        "process",
-    )
-
-    def __init__(self) -> None:
-        self.process = os.getpid()
-        self.has_reader = False
-        self._is_done = False
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._callbacks: list[Callable[[Pending], object]] = []
-
-    def done(self) -> bool:
-        """Whether it is there, or has failed."""
-        return self._is_done
-
-    def is_coming(self) -> bool:
-        """Whether it is not there yet and will be, in this process."""
-        return not self._is_done and self.process == os.getpid()
-
-    def result(self) -> Any:
-        """The value, or the failure raised; blocks until one of them is there."""
-        if not self._is_done:
-            lock = threading.Lock()
-            lock.acquire()
-            self.add_done_callback(lambda _: lock.release())
-            lock.acquire()
-        if self._error is None:
-            return self._value
-        try:
-            raise self._error
-        finally:
-            del self  # the error's traceback holds this frame
-
-    def exception(self) -> BaseException | None:
-        """The failure of a value that is done."""
-        return self._error
-
-    def set_result(self, value: Any) -> None:
-        """Ends the waiting."""
-        self._value = value
-        self._is_done = True
-        self._call_back()
-
-    def set_exception(self, error: BaseException) -> None:
-        """Ends the waiting with a failure."""
-        self._error = error
-        self._is_done = True
-        self._call_back()
-
-    def add_done_callback(self, callback: Callable[[Pending], object]) -> None:
-        """Calls `callback(self)` when it is done, in the thread that makes it so; now if it is."""
-        self._callbacks.append(callback)
-        if self._is_done:
-            self._call_back()
-
-    def _call_back(self) -> None:
-        while self._callbacks:
-            try:
-                callback = self._callbacks.pop(0)
-            except IndexError:  # another thread has taken it
-                return
-            callback(self)
-
-    def __del__(self) -> None:
-        if self.has_reader or (error := self._error) is None:
-            return
-        if not getattr(error, "was_read", False):
-            error.was_read = True  # type: ignore[attr-defined]
-            notes = "; ".join(note.strip() for note in getattr(error, "__notes__", ()))
-            warnings.warn(
-                f"a call failed and its value was never read: {type(error).__name__}: {error}"
-                + (f" ({notes})" if notes else ""),
-                RuntimeWarning,
-                stacklevel=2,
-            )
 
 
 def wait(value: Any) -> Any:
@@ -217,7 +121,7 @@ def start(coroutine: Coroutine[Any, Any, Any]) -> Any:
             # without this frame, whose callers hold the value: it would be in a cycle
             return failed(error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
     pending = Pending()
-    submit = partial(_loop().submit, coroutine, contextvars.copy_context(), pending)
+    submit = partial(the_loop().submit, coroutine, contextvars.copy_context(), pending)
     _once_there(iter(awaits), submit)
     return pending
 
@@ -252,11 +156,6 @@ class on_loop:
             yield self.awaits
 
 
-def on_the_loop() -> bool:
-    """Whether this is the background loop's thread, where nothing may block."""
-    return _the_loop is not None and threading.current_thread() is _the_loop.thread
-
-
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
     """Runs user code: here if this is a user's thread, else in a thread of its own with the same
     context, so that it may read pending values freely and never holds up the loop."""
@@ -282,18 +181,6 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
 
     threading.Thread(target=work, name="textautograd-user-code", daemon=True).start()
     return await asyncio.wrap_future(result)
-
-
-def is_busy() -> bool:
-    """Whether calls are under way in the background."""
-    return _the_loop is not None and bool(_the_loop.running or _the_loop.inbox)
-
-
-def finish(seconds: float) -> None:
-    """Waits until no call is under way in the background, for so long at most."""
-    end = time.monotonic() + seconds
-    while is_busy() and time.monotonic() < end:
-        time.sleep(0.01)
 
 
 def is_blocking() -> bool:
@@ -352,118 +239,3 @@ def drive(
     finally:
         for pending in flying:
             pending.has_reader = True
-
-
-class _Loop:
-    """An event loop in a thread of its own, fed through a queue that it drains on one wake-up."""
-
-    def __init__(self) -> None:
-        import asyncio
-        import atexit
-
-        self.process = os.getpid()
-        self.loop = asyncio.new_event_loop()
-        self.inbox: deque[tuple[Coroutine[Any, Any, Any], contextvars.Context, Pending]] = deque()
-        self.is_awake = False
-        self.is_stopping = False
-        self.running: set[asyncio.Task[Any]] = set()
-        self.thread = threading.Thread(target=self._run, name="textautograd-loop", daemon=True)
-        self.thread.start()
-        atexit.register(self.stop)
-
-    def submit(
-        self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context, pending: Pending
-    ) -> None:
-        if on_the_loop():
-            self._begin(coroutine, context, pending)
-            return
-        self.inbox.append((coroutine, context, pending))
-        if not self.is_awake:
-            self.is_awake = True
-            self.loop.call_soon_threadsafe(self._drain)
-
-    def _drain(self) -> None:
-        self.is_awake = False  # before the queue is read: what is put in later wakes us again
-        while self.inbox:
-            self._begin(*self.inbox.popleft())
-
-    def _begin(
-        self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context, pending: Pending
-    ) -> None:
-        task = self.loop.create_task(coroutine, context=context)
-        self.running.add(task)
-        task.add_done_callback(partial(self._finish, pending), context=context)
-
-    def _finish(self, pending: Pending, task: asyncio.Task[Any]) -> None:
-        self.running.discard(task)
-        if self.is_stopping:
-            return
-        if task.cancelled():
-            pending.set_exception(EngineError("the call was cancelled by what it was waiting for"))
-        elif (error := task.exception()) is not None:
-            pending.set_exception(error)
-        else:
-            pending.set_result(task.result())
-
-    def _run(self) -> None:
-        import asyncio
-
-        asyncio.set_event_loop(self.loop)
-        try:
-            while not self.is_stopping:
-                try:
-                    self.loop.run_forever()
-                except (SystemExit, KeyboardInterrupt):
-                    pass  # of one call: raised where its value is read
-            self.loop.set_exception_handler(lambda loop, context: None)
-            tasks = asyncio.all_tasks(self.loop)
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                self.loop.run_until_complete(asyncio.wait(tasks, timeout=1))
-        finally:
-            self.loop.close()
-
-    def stop(self) -> None:
-        """At exit: calls in flight are abandoned, and the tasks that own clients close them."""
-        if self.process == os.getpid() and self.thread.is_alive():
-            self.is_stopping = True
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self.thread.join(timeout=2)
-
-
-_the_loop: _Loop | None = None
-_making = threading.Lock()
-
-
-def _in_child() -> None:
-    """What the parent's loop was doing stays as it is: to end it here would reach the sockets that
-    parent and child share, and to drop it would be reported as tasks that never ended."""
-    global _making
-    _making = threading.Lock()
-    if _the_loop is not None:
-        import asyncio
-
-        for task in asyncio.all_tasks(_the_loop.loop):
-            keep_for_good(task)
-
-
-def keep_for_good(value: object) -> None:
-    """No destructor of it runs, also not at exit."""
-    import ctypes
-
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
-
-
-def _loop() -> _Loop:
-    """The process's loop; made on first use, and anew in a forked child."""
-    global _the_loop
-    if _the_loop is None or _the_loop.process != os.getpid():
-        with _making:
-            if _the_loop is None or _the_loop.process != os.getpid():
-                _the_loop = _Loop()
-    return _the_loop

@@ -15,6 +15,7 @@ from textautograd.errors import GraphError, UsageError
 from textautograd.grad_mode import is_grad_enabled
 from textautograd.gradient import Gradient, as_gradient
 from textautograd.operation import Join, Operation
+from textautograd.pending import Pending
 from textautograd.tape import Node, Site, place
 
 
@@ -185,7 +186,7 @@ class TextVariable(Variable):
         value = overriding(self)._value
         if not dispatch.is_ready(value):
             shown = "<pending>"
-        elif isinstance(value, dispatch.Pending) and value.exception() is not None:
+        elif isinstance(value, Pending) and value.exception() is not None:
             shown = f"<failed: {type(value.exception()).__name__}>"
         else:
             text = dispatch.wait(value)
@@ -224,7 +225,7 @@ def apply(operation: Operation, *inputs: TextVariable) -> TextVariable:
     values = tuple([x._value for x in inputs])
     site = dispatch.call_site()
     value = dispatch.start(_compute(operation, values, site))
-    if isinstance(value, dispatch.Pending) and dispatch.is_blocking():
+    if isinstance(value, Pending) and dispatch.is_blocking():
         value = dispatch.wait(value)
     requires_grad = is_grad_enabled() and any([x._requires_grad for x in inputs])
     node = None

@@ -2,9 +2,10 @@
 
 from contextvars import ContextVar
 
-from textautograd.dispatch import on_loop, on_the_loop
+from textautograd.dispatch import on_loop
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.engines.call import call, call_now
+from textautograd.loop import on_the_loop
 
 listening: ContextVar[list[str] | None] = ContextVar("textautograd_listening", default=None)
 """Where a context keeps the text of every reply that it gets."""

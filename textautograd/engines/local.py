@@ -23,10 +23,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textautograd.dispatch import keep_for_good
 from textautograd.engines._checks import model_name
 from textautograd.engines.http import HTTP
 from textautograd.errors import Error, UsageError
+from textautograd.loop import keep_for_good
 
 if TYPE_CHECKING:
     from textautograd.engines.base import Reply, Request
