@@ -24,7 +24,9 @@ from textautograd.errors import UsageError
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- paper: begin -->\n", "<!-- paper: end -->\n"
-NEEDED = {"key": dict, "before": dict, "after": dict, "steps": list, "cost": dict}  # of a line
+# of a line
+NEEDED = {"key": dict, "before": dict, "after": dict, "steps": list, "cost": dict}
+NEEDED |= {"most_frequent": int}
 STATE = ("definition", "prompts")  # of a method
 SETTINGS = [f.name for f in fields(Setting) if f.name not in ("task", "method", "seed")]
 
@@ -218,7 +220,8 @@ def report(found: list[Line]) -> str:
             f"{held_out} held-out questions, {key['sizes'][0]} to train on, {key['sizes'][1]} for "
             f"the gate, {key['steps']} steps of {key['batch_size']}; {key['model']} for the agent, "
             f"{key['optimizer_model']} for backward and rewriting"
-            + (f"; training ends at {key['tokens']:,} tokens." if key["tokens"] else "."),
+            + (f"; training ends at {key['tokens']:,} tokens." if key["tokens"] else ".")
+            + f" The most frequent answer alone would be right in {some['most_frequent']} of them.",
             table(group, comparisons),
         ]
         if labels := recalls(group):

@@ -418,6 +418,13 @@ def test_the_interval_covers_what_it_should() -> None:
     assert interval([[1.0] * 5] * 3).excludes_zero() is True
 
 
+def test_the_report_says_what_a_constant_answer_would_bring(root: Path) -> None:
+    line = run(root, "start", Model())
+    labels = line["labels"]
+    assert line["most_frequent"] == max(labels.count("Yes"), labels.count("No"))
+    assert f"right in {line['most_frequent']} of them" in report.report([line])
+
+
 def test_differences_are_paired_by_seed_and_question(root: Path) -> None:
     one, other = (run(root, "start", Model(), seed=seed) for seed in (0, 1))
     one["after"]["exact"] = [1, 1, 1, 0, 0, 0]

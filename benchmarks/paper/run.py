@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -110,7 +111,8 @@ def answers(agent: Graph, questions: Questions) -> list[str | None]:
 def scores(
     questions: Questions, before: list[str | None], after: list[str | None]
 ) -> dict[str, Any]:
-    """Right or wrong for each held-out question, by both scores; a failed one is wrong."""
+    """Right or wrong for each held-out question, by both scores; a failed one is wrong. And how
+    many the most frequent answer alone would get right."""
     found: dict[str, Any] = {}
     for stage, outputs in (("before", before), ("after", after)):
         pairs = [(o, e.answer) for o, e in zip(outputs, questions.test, strict=True)]
@@ -120,6 +122,8 @@ def scores(
             "failed": sum(output is None for output in outputs),
             "outputs": [(output or "")[:200] for output in outputs[:3]],
         }
+    answers = Counter(example.answer for example in questions.test)
+    found["most_frequent"] = answers.most_common(1)[0][1]
     if questions.task in BINARY:
         found["labels"] = [example.answer for example in questions.test]
     return found
