@@ -52,9 +52,12 @@ class Gradient(Sequence[Feedback]):
     def __init__(self, feedbacks: Iterable[Feedback | str] = ()) -> None:
         if isinstance(feedbacks, str):
             feedbacks = [feedbacks]
-        if not isinstance(feedbacks, Iterable):
-            raise UsageError(f"a Gradient is made of feedbacks, not {type(feedbacks).__name__}")
-        parts = tuple([Feedback(f) if isinstance(f, str) else f for f in feedbacks])
+        try:
+            given = iter(feedbacks)
+        except TypeError:
+            kind = type(feedbacks).__name__
+            raise UsageError(f"a Gradient is made of feedbacks, not {kind}") from None
+        parts = tuple([Feedback(f) if isinstance(f, str) else f for f in given])
         for part in parts:
             if not isinstance(part, Feedback):
                 raise UsageError(f"a Gradient holds Feedback, not {type(part).__name__}")

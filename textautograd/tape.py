@@ -155,10 +155,10 @@ class Walk:
             if contributions is None:
                 self._release(self._nodes[variable])
             else:
-                contributions.sort(key=_in_program_order)
-                found.append((variable, reduce(add, [c[2] for c in contributions])))
+                found.append((variable, _added_up(contributions)))
                 self._handed_out.add(variable)
-        found.sort(key=lambda pair: self._index[pair[0]])
+        if len(found) > 1:
+            found.sort(key=lambda pair: self._index[pair[0]])
         return found
 
     def done(self, variable: Vertex, pulled: Sequence[Gradient | None]) -> None:
@@ -214,7 +214,11 @@ def drive(
             walk.done(variable, pull(node, gradient) if node else ())
 
 
-_in_program_order = itemgetter(0, 1)
+def _added_up(contributions: list[tuple[int, int, Gradient]]) -> Gradient:
+    """What (index of a successor, slot, gradient) come to, in program order."""
+    if len(contributions) > 1:
+        contributions.sort(key=itemgetter(0, 1))
+    return reduce(add, [gradient for _, _, gradient in contributions])
 
 
 def _live(node: Node | None) -> Sequence[Vertex]:

@@ -18,6 +18,8 @@ from textautograd.operation import Join, Operation
 from textautograd.pending import Pending
 from textautograd.tape import Node, Site, place
 
+_PLUS = Join(2, "")
+
 
 class Scored(str):
     """The value of a loss: its feedback as text, with the number. 0 is perfect."""
@@ -135,7 +137,7 @@ class TextVariable(Variable):
     def __add__(self, other: TextVariable | str) -> TextVariable:
         if not isinstance(other, (str, TextVariable)):
             return NotImplemented
-        return apply(Join(2, ""), self, as_variable(other, "the right side of +"))
+        return apply(_PLUS, self, as_variable(other, "the right side of +"))
 
     def __radd__(self, other: str) -> TextVariable:
         if isinstance(other, int) and other == 0:
@@ -144,7 +146,7 @@ class TextVariable(Variable):
             )
         if not isinstance(other, str):
             return NotImplemented
-        return apply(Join(2, ""), as_variable(other, "the left side of +"), self)
+        return apply(_PLUS, as_variable(other, "the left side of +"), self)
 
     def __await__(self) -> Generator[Any, None, str]:
         text: str = yield from dispatch.awaited(overriding(self)._value).__await__()

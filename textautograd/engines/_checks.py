@@ -41,7 +41,7 @@ def a_usage(usage: Any, who: object, did: str) -> Usage:
         raise UsageError(f"{who!r} {did} whose usage is {usage!r:.80}, not a Usage")
     for name in ("input_tokens", "output_tokens", "cached_tokens", "calls"):
         value = getattr(usage, name)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
+        if type(value) is not int or not 0 <= value < 2**53:
             raise UsageError(
                 f"{who!r} {did} whose usage.{name} is {value!r:.80}, not an int from 0 to 2**53"
             )

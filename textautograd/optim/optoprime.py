@@ -63,7 +63,7 @@ class OptoPrime(Rewriting):
         self.constraints = as_constraints("OptoPrime", constraints)
         self.memory_size = memory_size
         self._memory: list[Past] = []
-        blocks = as_tags([f"variable-{name}" for name in self.names])
+        blocks = as_tags(tuple([f"variable-{name}" for name in self.names]))
         self._blocks = dict(zip(self.names, blocks, strict=True))
 
     def settings(self) -> dict[str, Any]:

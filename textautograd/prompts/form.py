@@ -75,10 +75,12 @@ class Form:
 
     def _from_json(self, text: str) -> dict[str, Any]:
         try:
-            parts = _DECODER.decode(text)
+            parts, end = _DECODER.raw_decode(text)
+            if end != len(text):
+                raise ValueError(f"more follows it at character {end}")
         except (ValueError, RecursionError) as error:
             raise ReplyError(f"it is not valid JSON: {error}") from None
-        if not isinstance(parts, dict) or set(parts) != set(self.names):
+        if not isinstance(parts, dict) or parts.keys() != set(self.names):
             raise ReplyError(f"the keys must be exactly {list(self.names)}")
         return parts
 

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
 _NOT_IN_A_TAG = re.compile(r"[^\w-]")
@@ -16,18 +16,19 @@ def quote(blocks: Mapping[str, str]) -> str:
     contains (`<hint-2>`), so no text can close its own block or open a neighbour's; nor does a tag
     with its number stand for another block without one. `printed` tells the tags.
     """
-    names, texts = tuple(blocks), tuple(blocks.values())
-    return _layout(names, _suffix(names, texts)) % texts
+    texts = tuple(blocks.values())
+    return _layout(tuple(blocks), suffix(blocks)) % texts
 
 
 def printed(blocks: Mapping[str, str]) -> dict[str, str]:
     """The tag that `quote` shows each of these blocks under, by its name."""
-    names = tuple(blocks)
-    suffix = _suffix(names, tuple(blocks.values()))
-    return {name: f"{tag}{suffix}" for name, tag in tags(names).items()}
+    number = suffix(blocks)
+    return {name: f"{tag}{number}" for name, tag in tags(blocks).items()}
 
 
-def _suffix(names: tuple[str, ...], texts: Sequence[str]) -> str:
+def suffix(blocks: Mapping[str, str]) -> str:
+    """What `quote` adds to the tags of these blocks."""
+    names, texts = tuple(blocks), blocks.values()
     if not any(["<" in text for text in texts]):
         return ""
     own = frozenset([tag.lower() for tag in as_tags(names)])
@@ -35,9 +36,9 @@ def _suffix(names: tuple[str, ...], texts: Sequence[str]) -> str:
     if not taken:
         return ""
     for number in itertools.count(2):
-        suffix = f"-{number}"
-        if number not in taken and own.isdisjoint([f"{tag}{suffix}" for tag in own]):
-            return suffix
+        added = f"-{number}"
+        if number not in taken and own.isdisjoint([f"{tag}{added}" for tag in own]):
+            return added
     raise AssertionError
 
 
@@ -66,7 +67,8 @@ def tags(names: Iterable[str]) -> dict[str, str]:
     return dict(zip(names, as_tags(names), strict=True))
 
 
-def as_tags(names: Iterable[str]) -> list[str]:
+@lru_cache(maxsize=256)
+def as_tags(names: tuple[str, ...]) -> tuple[str, ...]:
     """What `tags` makes of each name, also of one that comes twice."""
     found: list[str] = []
     used: set[str] = set()
@@ -78,7 +80,7 @@ def as_tags(names: Iterable[str]) -> list[str]:
             tag = f"{plain}-{number}"
         used.add(tag.lower())
         found.append(tag)
-    return found
+    return tuple(found)
 
 
 def plainly(name: str) -> str:

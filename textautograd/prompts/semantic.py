@@ -1,9 +1,10 @@
 """The joint backward prompt: one call, all of its inputs, how should each have been different?"""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from textautograd.engines.base import Message
-from textautograd.prompts.quote import apart, plainly, printed, quote
+from textautograd.prompts.quote import apart, plainly, quote, suffix, tags
 
 SYSTEM = """\
 You look back at one step of a system that answers questions, and say how the step's inputs should \
@@ -46,8 +47,15 @@ _OTHERS = frozenset({"task", "output", "feedback"})
 
 def shown_as(
     asked: Sequence[str], inputs: Mapping[str, str], blocks: Mapping[str, str]
-) -> list[str]:
+) -> tuple[str, ...]:
     """Some of a step's inputs by name, and what their blocks are called where that differs."""
-    at = printed(blocks)
-    own = dict(zip(inputs, apart(tuple(inputs), _OTHERS), strict=True))
-    return [n if at[own[n]] == plainly(n) else f"{n} (shown as {at[own[n]]})" for n in asked]
+    return _shown_as(tuple(asked), tuple(inputs), tuple(blocks), suffix(blocks))
+
+
+@lru_cache(maxsize=256)
+def _shown_as(
+    asked: tuple[str, ...], inputs: tuple[str, ...], blocks: tuple[str, ...], added: str
+) -> tuple[str, ...]:
+    at = tags(blocks)
+    shown = {n: f"{at[own]}{added}" for n, own in zip(inputs, apart(inputs, _OTHERS), strict=True)}
+    return tuple([n if shown[n] == plainly(n) else f"{n} (shown as {shown[n]})" for n in asked])
