@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -33,7 +34,9 @@ class Client:
             return await response.json()
 
 
-def through(use: Callable[[Client], Awaitable[Any]], **models: Faults | str) -> Any:
+def through(
+    use: Callable[[Client], Awaitable[Any]], keep: Path | None = None, **models: Faults | str
+) -> Any:
     """What `use` finds behind the server in front of these models."""
     routes = {
         name: Upstream(up if isinstance(up, str) else up.url, f"key of {name}")
@@ -41,7 +44,8 @@ def through(use: Callable[[Client], Awaitable[Any]], **models: Faults | str) -> 
     }
 
     async def run() -> Any:
-        async with TestServer(application(routes)) as server, aiohttp.ClientSession() as session:
+        app = application(routes, keep)
+        async with TestServer(app) as server, aiohttp.ClientSession() as session:
             return await use(Client(session, str(server.make_url("/v1"))))
 
     return asyncio.run(run())
@@ -90,6 +94,36 @@ def test_it_meters_by_run_and_phase() -> None:
     assert seconds > 0 and r["forward"] == {"calls": 2, **counts}
     assert r[""]["calls"] == 1 and r[""]["output_tokens"] == 3
     assert set(r) == {"forward", ""} and set(other) == {"forward"} and none == {}
+
+
+def test_what_is_kept_is_asked_once_and_metered_each_time(tmp_path: Path) -> None:
+    async def use(client: Client) -> Any:
+        found = [
+            await client.chat("r/before", temperature=0),
+            await client.chat("s", temperature=0),
+        ]
+        found += [await client.chat("s", temperature=0, max_tokens=9)]
+        found += [await client.chat("s", temperature=1), await client.chat("s", temperature=1)]
+        return found, await client.get("usage?run=r"), await client.get("usage?run=s")
+
+    script = [refusal(500, "busy"), *(answer(f"reply {i}") for i in range(4))]
+    with faults(*script) as a:
+        (first, second, *others), r, s = through(use, tmp_path / "kept.sqlite", a=a)
+        again = through(lambda client: client.chat(temperature=0), tmp_path / "kept.sqlite", a=a)
+    assert first[0] == 500 and second[0] == 200  # a failure is not kept
+    assert again == second and len(a.bodies) == 5
+    assert len({str(reply) for _, reply in (second, *others)}) == 4
+    assert r["before"]["output_tokens"] == 0 and s[""]["output_tokens"] == 12
+
+    async def twice(client: Client) -> Any:
+        await client.chat("r", temperature=0), await client.chat("r/before", temperature=0)
+        return await client.get("usage?run=r")
+
+    with faults() as a:
+        metered = through(twice, tmp_path / "kept.sqlite", a=a)
+    counts = {"calls": 1, "output_tokens": 3, "errors": 0}
+    assert all(metered[phase].items() >= counts.items() for phase in ("", "before"))
+    assert not a.bodies
 
 
 def test_several_replies_are_several_calls() -> None:
