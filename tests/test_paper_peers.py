@@ -26,7 +26,18 @@ from benchmarks.paper.graphs import analysts, node, two_hints
 from benchmarks.paper.peer import job as write_job
 from benchmarks.paper.peer import theirs
 from benchmarks.paper.peers import sizes
-from benchmarks.paper.peers.job import Chat, Example, Job, Node, Record, Spent, revert, told
+from benchmarks.paper.peers.job import (
+    Chat,
+    Example,
+    Gone,
+    Job,
+    Node,
+    Record,
+    Refused,
+    Spent,
+    revert,
+    told,
+)
 from benchmarks.paper.peers.job import main as run_script
 from benchmarks.paper.questions import Questions
 from benchmarks.paper.server import Upstream, application
@@ -152,13 +163,37 @@ def test_outputs_follow_the_graph_and_calls_are_counted_by_phase(tmp_path: Path)
 def test_a_held_out_question_that_fails_leaves_no_output(tmp_path: Path) -> None:
     with metered(refusal(503, "loading")) as (url, _):
         told_of = job(tmp_path, api_base=url)
-        with pytest.raises(RuntimeError, match=r"503.*loading"):
+        with pytest.raises(Gone, match=r"503.*loading"):
             Chat(told_of).evaluate("after", told_of.instructions(), told_of.test)
     with metered(refusal(400, "too long")) as (url, _):
         told_of = job(tmp_path, api_base=url)
         assert Chat(told_of).evaluate("after", told_of.instructions(), told_of.test) == [None, None]
-        with pytest.raises(RuntimeError, match=r"400.*too long"):
+        with pytest.raises(Refused, match=r"400.*too long"):
             Chat(told_of).score(told_of.instructions(), told_of.val)
+
+
+def test_a_server_that_fails_in_training_leaves_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(method: str, job_: Job) -> Any:
+        def train(job_: Job, record: Record) -> None:
+            try:
+                Chat(job_).score(job_.instructions(), job_.val)
+            except Exception:
+                record.steps.append({"score": 0.0})  # as a peer does with a call that fails
+
+        return lambda *_: ["42"] * 2, train
+
+    result = tmp_path / "result.json"
+    monkeypatch.setattr("sys.argv", ["x", "m", str(tmp_path / "job.json"), str(result)])
+    with metered(refusal(503, "loading")) as (url, _):
+        job(tmp_path, api_base=url)
+        with pytest.raises(Gone, match=r"503.*loading"):
+            run_script(prepare, [])
+    job(tmp_path)  # nobody is there
+    with pytest.raises(Gone, match="does not answer"):
+        run_script(prepare, [])
+    assert not result.exists()
 
 
 def test_training_ends_when_its_tokens_are_used_up(tmp_path: Path) -> None:
@@ -350,17 +385,23 @@ METHODS = [
 ]
 
 
-def peer(script: str, method: str, place: Path, **changes: Any) -> dict[str, Any]:
+def run_peer(
+    script: str, method: str, place: Path, **changes: Any
+) -> subprocess.CompletedProcess[str]:
     (place / "job.json").write_text(json.dumps(JOB | changes))
     assert PEERS
     command = [f"{PEERS}/bin/python", "-m", f"benchmarks.paper.peers.{script}", method]
-    ran = subprocess.run(
+    return subprocess.run(
         [*command, place / "job.json", place / "result.json"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=200,
     )
+
+
+def peer(script: str, method: str, place: Path, **changes: Any) -> dict[str, Any]:
+    ran = run_peer(script, method, place, **changes)
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert "cost_map" not in ran.stderr, "it looked for prices on the network"
     found: dict[str, Any] = json.loads((place / "result.json").read_text())
@@ -399,6 +440,22 @@ class TestPeers:
         assert found["error"] is None and len(found["after"]) == 2
         training = sum(used[phase] for phase in used if phase not in ("before", "after"))
         assert training <= 60 + 8 * 10 + 200 * (method == "gepa")
+
+    @pytest.mark.parametrize("model", ["small", "large"])
+    def test_a_server_that_fails_leaves_none(
+        self, script: str, method: str, tmp_path: Path, model: str
+    ) -> None:
+        asked: list[Any] = []
+
+        def failing(body: dict[str, Any]) -> Any:
+            asked.append(body)
+            down = body["model"] == "large" if model == "large" else len(asked) > 7
+            return refusal(503, "loading") if down else canned(body)
+
+        with metered(failing) as (url, _):
+            ran = run_peer(script, method, tmp_path, api_base=url)
+        assert ran.returncode and "Gone" in ran.stderr, ran.stderr[-3000:]
+        assert not (tmp_path / "result.json").exists()
 
     def test_a_failure_leaves_a_result(self, script: str, method: str, tmp_path: Path) -> None:
         def failing(body: dict[str, Any]) -> Any:

@@ -59,8 +59,9 @@ def theirs(
     if {len(result["before"]), len(result["after"])} != {len(questions.test)}:
         raise UsageError(f"{result_file} is about other questions: delete {folder}, or mend it")
     usage = result.get("usage") or {}
-    if "before" not in usage:
-        usage |= asked_of(api_base, run, folder)
+    phases = ["before"] if result["instructions"] == result["initial"] else ["before", "after"]
+    if not set(phases) <= usage.keys():
+        usage |= asked_of(api_base, run, phases, folder)
         result_file.write_text(json.dumps({**result, "usage": usage}, indent=1), "utf-8")
     return {
         "key": setting.key(),
@@ -118,11 +119,11 @@ def job(setting: Setting, questions: Questions, api_base: str, run: str) -> dict
     }
 
 
-def asked_of(api_base: str, run: str, folder: Path) -> dict[str, dict[str, int]]:
+def asked_of(api_base: str, run: str, phases: list[str], folder: Path) -> dict[str, dict[str, int]]:
     """What the server counted in a run, by phase.
 
     Raises:
-        UsageError: it is gone, or does not know the run.
+        UsageError: it is gone, or does not know these phases of the run.
     """
     try:
         with urllib.request.urlopen(f"{api_base}/usage?run={run}") as reply:
@@ -132,7 +133,7 @@ def asked_of(api_base: str, run: str, folder: Path) -> dict[str, dict[str, int]]
             f"what {run} cost is not known, as {api_base} failed ({error}): its result stays in "
             f"{folder}, and is used when the server answers"
         ) from None
-    if "before" not in found:
+    if not set(phases) <= found.keys():
         raise UsageError(
             f"{api_base} does not know what {run} cost: delete {folder} to run it again"
         )

@@ -5,6 +5,7 @@ Standard library only, as every peer's environment runs it.
 
 from __future__ import annotations
 
+import http.client
 import importlib.metadata
 import json
 import os
@@ -34,6 +35,11 @@ class Refused(RuntimeError):
 
 class Spent(BaseException):
     """The run's tokens are used up. No Exception, so no peer takes it for a failed call."""
+
+
+class Gone(BaseException):
+    """The server does not answer, or fails. It says nothing of the peer, whose run ends without a
+    result and is made again; so no peer may take it for a call that failed."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +148,30 @@ class Job:
         return {name: p["input_tokens"] + p["output_tokens"] for name, p in phases}
 
     def usage(self) -> dict[str, dict[str, int]]:
-        """What the server counted, by phase."""
-        with _open(f"{self.api_base}/usage?run={self.run}") as reply:
-            found: dict[str, dict[str, int]] = json.load(reply)
+        """What the server counted, by phase.
+
+        Raises:
+            Gone: it does not tell.
+        """
+        found: dict[str, dict[str, int]] = asked(f"{self.api_base}/usage?run={self.run}")
         return found
+
+
+def asked(request: str | urllib.request.Request) -> Any:
+    """The server's answer.
+
+    Raises:
+        Refused: it refuses the call. Gone: it is not there, or fails.
+    """
+    try:
+        with _open(request) as reply:
+            return json.load(reply)
+    except urllib.error.HTTPError as error:
+        kind = Refused if error.code in (400, 413, 422) else Gone
+        with error:
+            raise kind(f"{error.code}: {error.read().decode(errors='replace')[:300]}") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise Gone(f"the server does not answer: {error!r}") from None
 
 
 def blocks(texts: dict[str, str], shown: dict[str, str] | None = None) -> str:
@@ -185,7 +211,7 @@ class Chat:
 
         Raises:
             Spent: there are no tokens left for a call of training.
-            Refused: the server refuses this call. RuntimeError, OSError: it fails.
+            Refused: the server refuses this call. Gone: it fails.
         """
         writes = phase in ("backward", "optimize")
         body = {
@@ -213,14 +239,7 @@ class Chat:
                 "Content-Type": "application/json",
             },
         )
-        try:
-            with _open(request) as reply:
-                answer = json.load(reply)
-        except urllib.error.HTTPError as error:
-            kind = Refused if error.code in (400, 413, 422) else RuntimeError
-            with error:
-                raise kind(f"{error.code}: {error.read().decode(errors='replace')[:300]}") from None
-        return answer["choices"][0]["message"]["content"] or ""
+        return asked(request)["choices"][0]["message"]["content"] or ""
 
     def node(self, phase: str, node: Node, instruction: str, texts: dict[str, str]) -> str:
         """A node's whole reply."""
@@ -327,7 +346,7 @@ def trained(
     versions = {name: importlib.metadata.version(name) for name in packages}
     try:
         usage = job.usage()
-    except (OSError, ValueError):  # is asked again at the end
+    except Gone:  # is asked again at the end
         usage = {}
     return {
         "before": before,

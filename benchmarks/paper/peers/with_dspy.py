@@ -17,12 +17,14 @@ from typing import Any
 
 import dspy
 from dspy.utils.callback import BaseCallback
+from dspy.utils.exceptions import LMError, LMInvalidRequestError
 
 from benchmarks.paper.peers import sizes
 from benchmarks.paper.peers.job import (
     THREADS,
     Evaluate,
     Example,
+    Gone,
     Instructions,
     Job,
     Record,
@@ -67,6 +69,14 @@ class Program(dspy.Module):
         """As they are now."""
         found = zip(self.graph, self.predictors(), strict=True)
         return {node.name: predictor.signature.instructions for node, predictor in found}
+
+
+class Lost(BaseCallback):
+    """Ends the run where the server fails: DSPy would count the sample as wrong."""
+
+    def on_lm_end(self, call_id, outputs, exception=None):
+        if isinstance(exception, LMError) and not isinstance(exception, LMInvalidRequestError):
+            raise Gone(str(exception))
 
 
 class Watch(BaseCallback):
@@ -194,7 +204,8 @@ def prepare(method: str, job: Job) -> tuple[Evaluate, Train]:
             num_threads=THREADS,
             max_errors=len(examples) + 1,
         )
-        with dspy.context(lm=model(job.model, phase, job.max_tokens, 0.0)):
+        lm = model(job.model, phase, job.max_tokens, 0.0)
+        with dspy.context(lm=lm, callbacks=[Lost()]):
             results = run(Program(job).put(instructions)).results
         return [prediction.get("answer") for _, prediction, _ in results]
 
@@ -208,7 +219,7 @@ def prepare(method: str, job: Job) -> tuple[Evaluate, Train]:
         record.settings = {"runs allowed": allowed, "tokens of a run before": round(each)}
         watch = Watch(job, record, hard=method != "gepa")
         # A failed run scores 0, however many there are.
-        with dspy.context(lm=lm, callbacks=[watch], max_errors=10**6):
+        with dspy.context(lm=lm, callbacks=[watch, Lost()], max_errors=10**6):
             found = search(job, allowed, metric, writer, record)
         record.instructions = found.instructions()
 
