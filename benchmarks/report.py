@@ -24,9 +24,12 @@ from textautograd.errors import UsageError
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- paper: begin -->\n", "<!-- paper: end -->\n"
-# of a line
+# of a line, of its key, and of what it says before and after training
 NEEDED = {"key": dict, "before": dict, "after": dict, "steps": list, "cost": dict}
-NEEDED |= {"most_frequent": int}
+NEEDED |= {"most_frequent": int, "instructions": dict}
+OF_KEY: dict[str, type] = {"task": str, "method": str, "seed": int, "sizes": list, "steps": int}
+OF_KEY |= {"batch_size": int, "model": str, "optimizer_model": str}
+OF_STAGE: dict[str, type] = {"exact": list, "lenient": list}
 STATE = ("definition", "prompts")  # of a method
 SETTINGS = [f.name for f in fields(Setting) if f.name not in ("task", "method", "seed")]
 
@@ -201,6 +204,25 @@ def bars(groups: dict[str, Group]) -> list[tuple[str, str, Interval]]:
     ]
 
 
+def check(found: list[Line]) -> None:
+    """Finds out whether each line can be reported.
+
+    Raises:
+        UsageError: one cannot.
+    """
+    for number, line in enumerate(found, 1):
+        parts = [(line["key"], OF_KEY), (line["before"], OF_STAGE), (line["after"], OF_STAGE)]
+        lacks = [n for held, names in parts for n in names if not isinstance(held.get(n), names[n])]
+        lacks += ["error"] if "error" not in line else []
+        stages = line["cost"].values()
+        is_counted = all(isinstance(stage, dict) for stage in stages) and all(
+            isinstance(counts, list) and len(counts) == 3 for s in stages for counts in s.values()
+        )
+        lacks += [] if is_counted else ["its cost by purpose"]
+        if lacks:
+            raise UsageError(f"result {number} lacks {', '.join(lacks)}: mend or delete its line")
+
+
 def missing(found: list[Line]) -> list[Setting]:
     """Runs of the queue that have no line."""
     return [setting for setting in queued() if not lines.is_there(found, setting.key())]
@@ -240,6 +262,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         found = lines.read(arguments.results, NEEDED)
+        check(found)
     except (UsageError, OSError) as error:
         sys.exit(str(error))
     text = report(found)

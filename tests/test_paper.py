@@ -486,10 +486,18 @@ def test_what_a_peer_says_cannot_leave_its_cell(root: Path) -> None:
 
 
 def test_a_report_of_a_damaged_file_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bad").write_text('{"key": {}}\n')
-    for place, why in ((tmp_path / "bad", "line 1 is damaged"), (tmp_path, "directory")):
+    line = run(root, "start", Model())
+    stage = {"exact": [1]}
+    bad = {"key": {}, "before": stage, "cost": {"training": {"forward": [1]}}}
+    (tmp_path / "lacks").write_text("".join(json.dumps(o) + "\n" for o in (line, line | bad)))
+    for place, why in (
+        (tmp_path / "bad", "line 1 is damaged"),
+        (tmp_path / "lacks", r"result 2 lacks task, method, .*lenient, its cost.*: mend or delete"),
+        (tmp_path, "directory"),
+    ):
         monkeypatch.setattr("sys.argv", ["report", "--results", str(place)])
         with pytest.raises(SystemExit, match=why):
             report.main()
