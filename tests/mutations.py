@@ -87,7 +87,7 @@ MUTATIONS = [
     Mutation(
         "contributions are added up in the order of completion",
         "tape.py",
-        "contributions.sort(key=_in_program_order)",
+        "contributions.sort(key=itemgetter(0, 1))",
         "pass",
         "tape",
     ),
@@ -279,8 +279,8 @@ MUTATIONS = [
     Mutation(
         "a reply with a part that nobody asked for is taken",
         "prompts/form.py",
-        "or set(parts) != set(self.names):",
-        "or not set(parts) >= set(self.names):",
+        "or parts.keys() != set(self.names):",
+        "or not parts.keys() >= set(self.names):",
         "prompts",
     ),
     # threads, gates, steps
@@ -339,6 +339,28 @@ MUTATIONS = [
         '        "temperature": _number(request.temperature),\n',
         "",
         "engines_cache::test_what_a_reply_depends_on_is_in_the_key",
+    ),
+    # what ends
+    Mutation(
+        "calls are sent for what has ended",
+        "engines/budget.py",
+        "        check_cancelled()\n",
+        "",
+        "dispatch::test_a_backward_pass_that_was_given_up_sends_nothing_more map",
+    ),
+    Mutation(
+        "an error that ends the run leaves the other samples running",
+        "mapping.py",
+        "                            scope.cancel()",
+        "                            pass",
+        "map",
+    ),
+    Mutation(
+        "a run that an error ends leaves a half-made state",
+        "training.py",
+        "            module.load_state_dict(finished[0])\n",
+        "",
+        "fit",
     ),
 ]
 
