@@ -18,6 +18,7 @@ from benchmarks.paper import dry, lines
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.graphs import STATE, Graph, analysts, two_hints
 from benchmarks.paper.methods import METHODS
+from benchmarks.paper.peer import job
 from benchmarks.paper.questions import load, with_wrong_answers
 from benchmarks.paper.run import ours
 from benchmarks.paper.settings import Setting, definition, queued
@@ -514,6 +515,16 @@ def test_a_dry_run_costs_what_the_run_costs(root: Path, capsys: pytest.CaptureFi
         dry.report([Setting("bbh/navigate", "peer-gepa", "a", "b")], root)
 
 
+def test_a_run_that_states_the_form_starts_where_the_control_ends(root: Path) -> None:
+    control = run(root, "format", Model())
+    found = run(root, "start", Model(), stated=True)
+    assert found["initial"] == control["instructions"] != control["initial"]
+    assert found["before"] == control["after"]
+    setting = Setting("liar", "peer-copro", "a", "b", sizes=(8, 8, 6), stated=True)
+    told = job(setting, load("liar", root, 0, (8, 8, 6)), "", "")["graph"]
+    assert {node["name"]: node["instruction"] for node in told} == found["initial"]
+
+
 @pytest.mark.parametrize("name", ["small", "full"])
 def test_a_queue_names_runs_that_there_are(name: str) -> None:
     found = queued(name)
@@ -544,6 +555,12 @@ def test_a_key_changes_with_the_method_and_the_prompts_that_it_uses(
     assert changed("textautograd.prompts.textgrad.SYSTEM", "x") == {"textgrad", "edges"}
     joint = trained - rivals - blank - {"no-gradient", "edges"}
     assert changed("textautograd.prompts.semantic.SYSTEM", "x") == joint
+    assert changed("benchmarks.paper.settings.CHOICE", "x") == {"format"}
+    stated = replace(Setting("gsm8k", "sgd", "a", "b"), stated=True)
+    key = stated.key()
+    with monkeypatch.context() as patched:
+        patched.setattr("benchmarks.paper.settings.CHOICE", "x")
+        assert stated.key() != key
     for change in ({"candidates": 9}, {"steps": 9}, {"gate": None}, {"rule": ta.rules.none}):
         others = METHODS | {"sgd": replace(METHODS["sgd"], **change)}
         assert changed("benchmarks.paper.settings.METHODS", others) == {"sgd"}

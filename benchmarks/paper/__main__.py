@@ -161,6 +161,11 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="nodes reason, then state their output (the paper's way; default)",
     )
+    add(
+        "--stated",
+        action=argparse.BooleanOptionalAction,
+        help="the last instruction says from the beginning what an answer looks like",
+    )
     add("--queue", choices=["small", "full"], help="the runs of this queue instead of one")
     add("--minutes", type=float, default=1e9, help="start no run after so many")
     add("--dry-run", action="store_true", help="calls, tokens and cost, by scripted replies")

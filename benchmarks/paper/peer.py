@@ -101,7 +101,7 @@ def job(setting: Setting, questions: Questions, api_base: str, run: str) -> dict
         return [{"fields": {"question": e.question, **e.extra}, "answer": e.answer} for e in part]
 
     return {
-        "graph": questions.graph(setting.reasoning),
+        "graph": questions.graph(setting.reasoning, setting.stated),
         "score": "yes_or_no" if questions.kind == "liar" else "exact",
         "train": examples(questions.train),
         "val": examples(questions.val or questions.train),

@@ -13,7 +13,7 @@ from textautograd.errors import UsageError
 
 NUMBER = "Reply with the number in digits and nothing else."
 YES_NO = "Reply with Yes or No and nothing else."
-FORMATS = {  # what an answer looks like, for the control that states it and does not train
+FORMATS = {  # what an answer looks like, for runs that state it
     "bbh/boolean_expressions": "Reply with True or False and nothing else.",
     "bbh/causal_judgement": YES_NO,
     "bbh/navigate": YES_NO,
@@ -41,9 +41,12 @@ class Questions:
     def kind(self) -> str:
         return self.task.partition("/")[0]
 
-    def graph(self, reasoning: bool) -> list[Node]:
-        """The paper's."""
-        return analysts() if self.kind == "liar" else two_hints(reasoning)
+    def graph(self, reasoning: bool, stated: bool = False) -> list[Node]:
+        """The paper's; with `stated` the last instruction says what an answer looks like."""
+        nodes = analysts() if self.kind == "liar" else two_hints(reasoning)
+        if stated:
+            nodes[-1]["instruction"] += f" {self.format}"
+        return nodes
 
     @property
     def format(self) -> str:

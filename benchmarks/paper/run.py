@@ -36,7 +36,7 @@ def ours(setting: Setting, root: Path, cache: Path, make: MakeEngine) -> Line:
     tally = Tally(setting.tokens)
     engine = Metered(make(setting.model, setting.max_tokens), cache, tally)
     writer = Metered(make(setting.optimizer_model, setting.optimizer_max_tokens), cache, tally)
-    agent = Graph(questions.graph(setting.reasoning), setting.max_tokens).to(engine)
+    agent = Graph(questions.graph(setting.reasoning, setting.stated), setting.max_tokens).to(engine)
     started = time.time()
     initial = agent.instructions()
     before = answers(agent, questions)

@@ -29,7 +29,8 @@ from textautograd.prompts.textgrad import textgrad
 class Setting:
     """One run. `sizes` are training, gate and held-out questions; 0 of the last: all that are left.
 
-    `tokens` ends training when it has cost so many, of whatever step.
+    `tokens` ends training when it has cost so many, of whatever step. With `stated` the last
+    node's instruction says from the beginning what an answer looks like.
     """
 
     task: str
@@ -45,6 +46,7 @@ class Setting:
     optimizer_max_tokens: int = 1024
     tokens: int | None = None
     reasoning: bool = True
+    stated: bool = False
 
     def key(self) -> dict[str, Any]:
         """Everything that determines the run: the settings, what the method is, and the prompts
@@ -54,7 +56,7 @@ class Setting:
             **asdict(self),
             "sizes": list(self.sizes),
             "definition": digest(definition(method)),
-            "prompts": digest(prompts(method)),
+            "prompts": digest(prompts(method, self.stated)),
         }
 
 
@@ -75,11 +77,11 @@ def definition(method: Method) -> dict[str, Any]:
     return {name: told(getattr(method, name)) for name in named}
 
 
-def prompts(method: Method) -> list[Any]:
+def prompts(method: Method, stated: bool = False) -> list[Any]:
     """The graphs, and the prompts that a method uses as they are written about given texts."""
     written: list[Any] = [forward("I", {"one": "1"}, "format")]
     written += [two_hints(True), two_hints(False), analysts()]
-    if method.state_format:
+    if method.state_format or stated:
         written += [FORMATS, CHOICE]
     if method.peer is None and method.steps != 0:
         form = Form(["one", "other"], nullable=True)
