@@ -128,9 +128,9 @@ def test_batch_size_must_be_a_positive_int(batch_size: Any) -> None:
 
 @pytest.mark.parametrize("seed", [None, 0.5, "0"])
 def test_seed_must_be_an_int(seed: Any) -> None:
-    with pytest.raises(UsageError, match="seed must be an int"):
+    with pytest.raises(UsageError, match="seed must be a whole number"):
         DataLoader([1], seed=seed)
-    with pytest.raises(UsageError, match="seed must be an int"):
+    with pytest.raises(UsageError, match="seed must be a whole number"):
         random_split([1], [1], seed=seed)
 
 
@@ -200,8 +200,8 @@ def test_the_split_is_random_and_differs_by_seed() -> None:
         ([0.5, 0.6], "more than 1"),
         ([-0.5, 0.5], r"lie in \[0, 1\]"),
         ([float("nan")], r"lie in \[0, 1\]"),
-        ([1, 0.5], "a length must be an int"),
-        ([True], "a length must be an int"),
+        ([1, 0.5], "a length must be a whole number"),
+        ([True], "a length must be a whole number"),
     ],
 )
 def test_lengths_that_cannot_be(lengths: Any, message: str) -> None:

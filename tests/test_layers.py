@@ -17,7 +17,7 @@ ROOT = Path(textautograd.__file__).parent
 LEVELS = [
     ["errors"],
     # on their own: arguments, files, names of functions, terminals
-    ["calling", "cancelling", "files", "identity", "locking", "terminal"],
+    ["calling", "cancelling", "checking", "files", "identity", "locking", "terminal"],
     # L0
     ["tape"],
     # L1

@@ -5,13 +5,13 @@ For an exact operation the feedback on the whole is, unchanged, the feedback on 
 
 from __future__ import annotations
 
-import math
 import operator
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from textautograd import rules
+from textautograd.checking import quantity, whole
 from textautograd.engines import as_engine, default_engine
 from textautograd.engines.ask import ask
 from textautograd.engines.base import Engine, Request
@@ -249,13 +249,9 @@ def check_sampling(
     """Raises `UsageError` where a model's call cannot be made with these."""
     if output_format is not None and not isinstance(output_format, str):
         raise UsageError(f"output_format must be a str, not {type(output_format).__name__}")
-    if max_tokens is not None and (type(max_tokens) is not int or max_tokens < 1):
-        raise UsageError(f"max_tokens must be an int of at least 1, not {max_tokens!r}")
-    if temperature is not None and (
-        isinstance(temperature, bool)
-        or not isinstance(temperature, (int, float))
-        or not 0 <= temperature < math.inf
-    ):
+    if max_tokens is not None:
+        whole("max_tokens", max_tokens)
+    if temperature is not None and quantity(temperature) is None:
         raise UsageError(f"temperature must be a number of at least 0, not {temperature!r}")
 
 

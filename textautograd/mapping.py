@@ -8,6 +8,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from textautograd.cancelling import Cancelled, cancel_scope
+from textautograd.checking import whole
 from textautograd.dispatch import thread_context
 from textautograd.errors import RunError, UsageError
 
@@ -33,8 +34,8 @@ def map(fn: Callable[[T], R], items: Iterable[T], *, max_workers: int | None = N
     if not isinstance(items, Iterable):
         raise UsageError(f"map needs items to go through, not {type(items).__name__}")
     items = list(items)
-    if max_workers is not None and not (type(max_workers) is int and max_workers >= 1):
-        raise UsageError(f"max_workers must be a whole number of at least 1, not {max_workers!r}")
+    if max_workers is not None:
+        whole("max_workers", max_workers)
     todo: SimpleQueue[int] = SimpleQueue()
     for index in range(len(items)):
         todo.put(index)

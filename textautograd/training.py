@@ -12,11 +12,10 @@ from textwrap import shorten
 from typing import Any
 
 from textautograd.backward import Failure, as_rule, backward
+from textautograd.checking import quantity, whole
 from textautograd.data.example import Example
 from textautograd.data.loader import DataLoader
-from textautograd.data.sampling import check_int
 from textautograd.engines import as_engine, default_engine
-from textautograd.engines._checks import quantity
 from textautograd.engines._wrapper import identity_of
 from textautograd.engines.base import Engine, Usage
 from textautograd.engines.budget import Budget
@@ -122,7 +121,7 @@ def fit(
             module has the best state, and what was paid for is kept in `run_dir`. The first
             sample's error, if all samples of a batch fail in forward or loss, or all of the gate.
     """
-    check_int("fit", "steps", steps, at_least=0)
+    whole("fit: steps", steps, 0)
     share = quantity(max_failed)
     if share is None or share > 1:
         raise UsageError(f"fit: max_failed must be a share from 0 to 1, not {max_failed!r:.80}")

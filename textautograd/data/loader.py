@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from textautograd.data.sampling import Indexable, check_dataset, check_int, item, permutation
+from textautograd.checking import whole
+from textautograd.data.sampling import Indexable, check_dataset, item, permutation
 
 T = TypeVar("T")
 
@@ -27,9 +28,9 @@ class DataLoader(Generic[T]):
     ) -> None:
         check_dataset("DataLoader", dataset)
         self.dataset = dataset
-        self.batch_size = check_int("DataLoader", "batch_size", batch_size, at_least=1)
+        self.batch_size = whole("DataLoader: batch_size", batch_size)
         self.shuffle = shuffle
-        self.seed = check_int("DataLoader", "seed", seed)
+        self.seed = whole("DataLoader: seed", seed, None)
         self.drop_last = drop_last
         self.epoch = 0
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import floor, isclose
 from typing import Protocol, TypeVar
 
+from textautograd.checking import whole
 from textautograd.errors import UsageError
 
 T = TypeVar("T")
@@ -38,7 +39,7 @@ def random_split(
     Raises `UsageError` where a length is negative or together they exceed the dataset.
     """
     check_dataset("random_split", dataset)
-    check_int("random_split", "seed", seed)
+    whole("random_split: seed", seed, None)
     if isinstance(lengths, str) or not isinstance(lengths, Iterable):
         raise UsageError(
             f"random_split: lengths must be a list, such as [{lengths!r}], not {lengths!r}"
@@ -52,29 +53,21 @@ def _counts(lengths: Sequence[float], n: int) -> list[int]:
     if lengths and all(isinstance(length, float) for length in lengths):
         if not all(0 <= length <= 1 for length in lengths):
             raise UsageError(f"random_split: fractions must lie in [0, 1], got {lengths}")
-        whole = isclose(sum(lengths), 1)
-        if sum(lengths) > 1 and not whole:
+        is_all = isclose(sum(lengths), 1)
+        if sum(lengths) > 1 and not is_all:
             raise UsageError(f"random_split: fractions {lengths} add up to more than 1")
         counts = [floor(length * n) for length in lengths]
-        if whole:
+        if is_all:
             for index in range(n - sum(counts)):
                 counts[index % len(counts)] += 1
         return counts
-    counts = [check_int("random_split", "a length", length, at_least=0) for length in lengths]
+    counts = [whole("random_split: a length", length, 0) for length in lengths]
     if sum(counts) > n:
         raise UsageError(
             f"random_split: lengths {counts} add up to {sum(counts)}, "
             f"but the dataset holds {n} examples"
         )
     return counts
-
-
-def check_int(where: str, name: str, value: object, *, at_least: int | None = None) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise UsageError(f"{where}: {name} must be an int, not {value!r}")
-    if at_least is not None and value < at_least:
-        raise UsageError(f"{where}: {name} must be at least {at_least}, not {value}")
-    return value
 
 
 def check_dataset(where: str, dataset: object) -> None:

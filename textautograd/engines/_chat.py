@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from textautograd.engines._checks import finished, model_name, quantity
+from textautograd.checking import quantity
+from textautograd.engines._checks import finished, model_name
 from textautograd.engines._failures import Complaint, complaint_inside, shown
 from textautograd.engines._secrets import Secrets
 from textautograd.engines.base import Reply, Request, Usage

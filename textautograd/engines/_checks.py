@@ -1,10 +1,10 @@
-"""What makes a reply usable: whatever an engine returns is held to this before anyone reads it."""
+"""What engines, their names and their replies are held to, before anyone reads a reply."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+from textautograd.checking import quantity
 from textautograd.engines.base import Reply, Request, Usage
 from textautograd.errors import ContentFilterError, IncompleteReplyError, UsageError
 
@@ -70,28 +70,6 @@ def model_name(name: Any) -> str:
 def is_engine(value: Any) -> bool:
     """Whether it has what every engine has."""
     return not isinstance(value, type) and callable(getattr(value, "complete", None))
-
-
-def whole(name: str, value: Any) -> int:
-    """The number, if it is a whole one of at least 1.
-
-    Raises:
-        UsageError: it is not; says so of `name`.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UsageError(f"{name} must be a whole number of at least 1, not {value!r:.80}")
-    return value
-
-
-def quantity(value: Any) -> float | None:
-    """A finite number that is not negative, or `None` for what is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) and number >= 0 else None
 
 
 def finished(reply: Reply, request: Request) -> Reply:

@@ -10,8 +10,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
 
+from textautograd.checking import quantity, whole
 from textautograd.engines._address import Address
-from textautograd.engines._checks import model_name, whole
+from textautograd.engines._checks import model_name
 from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.engines.cache import Cached, Coalesced
@@ -169,14 +170,14 @@ def _no_such_option(name: str) -> str:
 def _sampling(
     temperature: Any, max_tokens: Any, top_p: Any, seed: Any, stop: Any
 ) -> dict[str, Any]:
-    if temperature is not None and not (_is_number(temperature) and temperature >= 0):
+    if temperature is not None and quantity(temperature) is None:
         raise UsageError(f"temperature must be a number of at least 0, not {temperature!r}")
-    if top_p is not None and not (_is_number(top_p) and 0 < top_p <= 1):
+    if top_p is not None and not 0 < (quantity(top_p) or 0) <= 1:
         raise UsageError(f"top_p must be a number above 0 and up to 1, not {top_p!r}")
     if max_tokens is not None:
         whole("max_tokens", max_tokens)
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-        raise UsageError(f"seed must be a whole number, not {seed!r}")
+    if seed is not None:
+        whole("seed", seed, None)
     stops = [stop] if isinstance(stop, str) else stop
     if stops is not None and not (
         isinstance(stops, (list, tuple)) and all(isinstance(s, str) and s for s in stops)
@@ -190,10 +191,6 @@ def _sampling(
         "stop": stops,
     }
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
 def _key_for(api_base: str) -> str | None:

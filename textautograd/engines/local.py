@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textautograd.checking import whole
 from textautograd.engines._checks import model_name
 from textautograd.engines.http import HTTP
 from textautograd.errors import Error, UsageError
@@ -82,8 +83,7 @@ class Local:
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
     ) -> None:
-        if not isinstance(n_ctx, int) or isinstance(n_ctx, bool) or n_ctx < 1:
-            raise UsageError(f"n_ctx must be a whole number of tokens, not {n_ctx!r}")
+        whole("n_ctx", n_ctx)
         self._name = name
         self.path = _place(model_name(name))
         self._n_ctx = n_ctx

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Unpack
 
 from textautograd import rules
-from textautograd.data.sampling import check_int
+from textautograd.checking import whole
 from textautograd.engines.base import Engine, Message
 from textautograd.errors import UsageError
 from textautograd.optim.gate import Gate
@@ -55,10 +55,10 @@ class COPRO(Rewriting):
         if breadth is not None and what == "candidates":
             raise UsageError("COPRO: candidates is another name of breadth: give one of them")
         most = options.setdefault("candidates", 10 if breadth is None else breadth)
-        check_int("COPRO", what, most, at_least=2)
+        whole(f"COPRO: {what}", most, 2)
         options.setdefault("temperature", 1.4)
         super().__init__(params, **options)
-        check_int("COPRO", "depth", depth, at_least=1)
+        whole("COPRO: depth", depth)
         self.depth = depth
         self._attempts: dict[str, list[Attempt]] = {name: [] for name in self.names}
 

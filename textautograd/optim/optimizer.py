@@ -15,7 +15,7 @@ from typing import Any
 from textautograd import dispatch
 from textautograd.calling import mismatch
 from textautograd.cancelling import cancel_scope
-from textautograd.data.sampling import check_int
+from textautograd.checking import whole
 from textautograd.engines import as_engine, default_engine
 from textautograd.engines.base import Engine
 from textautograd.errors import StateError, UsageError
@@ -139,8 +139,8 @@ class Optimizer:
                 raise UsageError(f"can only optimize leaves, not {param!r}")
         if len(set(self.params)) != len(self.params):
             raise UsageError("a parameter occurs twice")
-        check_int("optimizer", "candidates", candidates, at_least=1)
-        check_int("optimizer", "seed", seed)
+        whole("optimizer: candidates", candidates)
+        whole("optimizer: seed", seed, None)
         self.engine = None if engine is None else as_engine(engine)
         self.candidates = candidates
         self.seed = seed

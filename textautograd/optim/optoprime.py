@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
 from textautograd import rules
-from textautograd.data.sampling import check_int
+from textautograd.checking import whole
 from textautograd.engines.base import Engine, Message
 from textautograd.errors import StateError, UsageError
 from textautograd.gradient import Feedback, Gradient, listed
@@ -59,7 +59,7 @@ class OptoPrime(Rewriting):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(params, **options)
-        check_int("OptoPrime", "memory_size", memory_size, at_least=0)
+        whole("OptoPrime: memory_size", memory_size, 0)
         self.constraints = as_constraints("OptoPrime", constraints)
         self.memory_size = memory_size
         self._memory: list[Past] = []

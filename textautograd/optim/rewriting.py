@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -11,6 +10,7 @@ from typing import Any, TypedDict
 
 from textautograd import dispatch
 from textautograd.calling import mismatch
+from textautograd.checking import quantity
 from textautograd.engines.base import Engine, Message, Request
 from textautograd.errors import EngineError, ReplyError, RunError, StateError, UsageError
 from textautograd.gradient import Feedback, Gradient
@@ -54,11 +54,7 @@ class Rewriting(Optimizer):
     ) -> None:
         super().__init__(params, engine=engine, candidates=candidates, seed=seed)
         kind = type(self).__name__
-        if (
-            isinstance(temperature, bool)
-            or not isinstance(temperature, (int, float))
-            or not 0 < temperature < math.inf
-        ):
+        if not quantity(temperature):
             raise UsageError(
                 f"{kind}: temperature must be a number above 0, as draws should differ; not "
                 f"{temperature!r}"

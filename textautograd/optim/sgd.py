@@ -7,7 +7,7 @@ import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from textautograd.data.sampling import check_int
+from textautograd.checking import whole
 from textautograd.engines.base import Engine, Message
 from textautograd.errors import UsageError
 from textautograd.gradient import Feedback, Gradient
@@ -71,7 +71,7 @@ class SGD(Rewriting):
             temperature=temperature,
             check=check,
         )
-        check_int("SGD", "examples", examples, at_least=1)
+        whole("SGD: examples", examples)
         arguments = {"instruction": "", "examples": [], "tried": [], "how": ""}
         check_called("SGD", "prompt", prompt, arguments)
         self.examples = examples

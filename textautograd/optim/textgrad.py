@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Unpack
 
 from textautograd import rules
-from textautograd.data.sampling import check_int
+from textautograd.checking import whole
 from textautograd.engines.base import Engine, Message
 from textautograd.gradient import Feedback
 from textautograd.optim.gate import Gate
@@ -58,8 +58,8 @@ class TextGrad(Rewriting):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(params, **options)
-        check_int("TextGrad", "gradient_memory", gradient_memory, at_least=0)
-        check_int("TextGrad", "momentum_window", momentum_window, at_least=0)
+        whole("TextGrad: gradient_memory", gradient_memory, 0)
+        whole("TextGrad: momentum_window", momentum_window, 0)
         self.constraints = as_constraints("TextGrad", constraints)
         self.gradient_memory = gradient_memory
         self.momentum_window = momentum_window

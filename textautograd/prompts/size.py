@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from textautograd.engines._checks import whole
+from textautograd.checking import whole
 from textautograd.engines.base import Engine, Message
 from textautograd.errors import ContextOverflowError
 
