@@ -1,8 +1,9 @@
-"""What a number must be that is given for an argument, or that a reply tells."""
+"""What numbers and stored values must be, whoever gives them."""
 
 from __future__ import annotations
 
 import math
+from types import UnionType
 from typing import Any
 
 from textautograd.errors import UsageError
@@ -30,3 +31,29 @@ def quantity(value: Any) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) and number >= 0 else None
+
+
+def misfit(value: Any, shape: Any, where: str = "it") -> str | None:
+    """Where a JSON value does not have a shape, or `None`.
+
+    A shape is a type or a union of them; `[shape]` is a list of such items, `(shape, shape)` one of
+    this length, `{str: shape}` an object of such values, `{"name": shape}` one with these keys.
+    """
+    if isinstance(shape, type | UnionType):
+        is_one = isinstance(value, shape) and (shape is bool or not isinstance(value, bool))
+        return None if is_one and value == value else f"{where} is {type(value).__name__}"
+    if isinstance(shape, tuple):
+        if not isinstance(value, list) or len(value) != len(shape):
+            return f"{where} is no list of {len(shape)}"
+        parts = [(f"{where}[{i}]", item, shape[i]) for i, item in enumerate(value)]
+    elif not isinstance(value, type(shape)):
+        return f"{where} is {type(value).__name__}"
+    elif isinstance(shape, list):
+        parts = [(f"{where}[{i}]", item, shape[0]) for i, item in enumerate(value)]
+    elif str in shape:
+        parts = [(f"a value of {where}", item, shape[str]) for item in value.values()]
+    else:
+        if lacking := [key for key in shape if key not in value]:
+            return f"{where} lacks {', '.join(lacking)}"
+        parts = [(f"{where}.{key}", value[key], inner) for key, inner in shape.items()]
+    return next((found for w, v, s in parts if (found := misfit(v, s, w)) is not None), None)

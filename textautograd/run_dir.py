@@ -15,9 +15,9 @@ import json
 import re
 from pathlib import Path
 from textwrap import shorten
-from types import UnionType
 from typing import Any
 
+from textautograd.checking import misfit
 from textautograd.errors import UsageError
 from textautograd.files import read_json, write_whole
 
@@ -26,8 +26,7 @@ _DATA = {"train": "the training examples", "val": "the gate's examples (val)"}
 _DIGEST = re.compile("#[0-9a-f]{8,}")
 _NUMBER = int | float | None
 
-# A list's one element is the shape of all of its items; `{str: …}` that of all values; a tuple's
-# elements are those of a list of this length.
+# shapes: see `misfit`
 _METRICS = {
     "step": int,
     "loss": _NUMBER,
@@ -136,27 +135,6 @@ class RunDir:
                 f"cannot write {file}: {error.strerror or error}. When that is mended, the same "
                 "call goes on where this one ended"
             ) from error
-
-
-def misfit(value: Any, shape: Any, where: str = "it") -> str | None:
-    """Where a JSON value does not have a shape, or `None`."""
-    if isinstance(shape, type | UnionType):
-        return None if isinstance(value, shape) else f"{where} is {type(value).__name__}"
-    if isinstance(shape, tuple):
-        if not isinstance(value, list) or len(value) != len(shape):
-            return f"{where} is no list of {len(shape)}"
-        parts = [(f"{where}[{i}]", item, shape[i]) for i, item in enumerate(value)]
-    elif not isinstance(value, type(shape)):
-        return f"{where} is {type(value).__name__}"
-    elif isinstance(shape, list):
-        parts = [(f"{where}[{i}]", item, shape[0]) for i, item in enumerate(value)]
-    elif str in shape:
-        parts = [(f"a value of {where}", item, shape[str]) for item in value.values()]
-    else:
-        if lacking := [key for key in shape if key not in value]:
-            return f"{where} lacks {', '.join(lacking)}"
-        parts = [(f"{where}.{key}", value[key], inner) for key, inner in shape.items()]
-    return next((found for w, v, s in parts if (found := misfit(v, s, w)) is not None), None)
 
 
 def damaged(file: Path, why: object) -> str:

@@ -11,8 +11,8 @@ from textautograd.checking import whole
 from textautograd.engines.base import Engine, Message
 from textautograd.errors import UsageError
 from textautograd.optim.gate import Gate
-from textautograd.optim.optimizer import Candidate, StepResult
-from textautograd.optim.rewriting import Drawn, Key, Options, Rewriting, lists_in
+from textautograd.optim.optimizer import Candidate, StepResult, stored
+from textautograd.optim.rewriting import Drawn, Key, Options, Rewriting
 from textautograd.prompts.propose import FORM, propose
 from textautograd.prompts.summarise import LEAST, check_fits
 from textautograd.variable import TextVariable
@@ -77,9 +77,11 @@ class COPRO(Rewriting):
         Raises:
             StateError: it is no such state; the optimizer stays as it was.
         """
-        made = lists_in(state, "attempts", self.names, _is_attempt, "[text, loss]")
+        made = stored(state, "attempts", {str: [(str, int | float | None)]}, {})
         super().load_state_dict(state)
-        self._attempts = {name: [(text, loss) for text, loss in made[name]] for name in self.names}
+        self._attempts = {
+            n: [(text, loss) for text, loss in a] for n, a in self._by_name(made).items()
+        }
 
     def step_with(self, gate: Gate | None) -> StepResult:
         """`step`, for a gate that evaluates and compares the states itself.
@@ -170,10 +172,3 @@ _UNKNOWN = "unknown: samples failed"
 
 def _loss(attempt: Attempt) -> float:
     return float("inf") if attempt[1] is None else attempt[1]
-
-
-def _is_attempt(value: Any) -> bool:
-    match value:
-        case [str(), int() | float() | None as loss] if type(loss) is not bool and loss == loss:
-            return True
-    return False

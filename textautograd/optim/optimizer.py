@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import reprlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from textautograd import dispatch
 from textautograd.calling import mismatch
 from textautograd.cancelling import cancel_scope
-from textautograd.checking import whole
+from textautograd.checking import misfit, whole
 from textautograd.engines import as_engine, default_engine
 from textautograd.engines.base import Engine
 from textautograd.errors import StateError, UsageError
@@ -221,19 +220,18 @@ class Optimizer:
             raise StateError(
                 f"this is the state of {state['kind']!r:.80}, and the optimizer {kind}"
             )
-        match state:
-            case {"steps": int(steps), "tried": dict(tried)} if type(steps) is int and steps >= 0:
-                refused = _as_list(state.get("refused", []))
-                texts = [text for kept in tried.values() for text in _as_list(kept)] + refused
-                if all(isinstance(text, str) for text in texts):
-                    self.steps = steps
-                    self._tried = {name: list(tried.get(name, [])) for name in self.names}
-                    self._refused = set(refused)
-                    return
-        raise StateError(
-            "an optimizer's state is {'steps': a count, 'tried': {name: [text, …]}, 'refused': "
-            f"[text, …]}}, as state_dict() returns it, not {reprlib.repr(state)}"
-        )
+        steps = stored(state, "steps", int, None)
+        if steps < 0:
+            raise StateError(f"an optimizer has not taken {steps} steps")
+        tried = stored(state, "tried", {str: [str]}, None)
+        refused = stored(state, "refused", [str], [])
+        self.steps = steps
+        self._tried = self._by_name(tried)
+        self._refused = set(refused)
+
+    def _by_name(self, lists: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        """The lists of this optimizer's parameters, empty ones for those that have none."""
+        return {name: list(lists.get(name, [])) for name in self.names}
 
     def _decide(self, gate: Gate, usable: Sequence[Candidate]) -> tuple[float, Candidate | None]:
         old: State = {param: param.detach() for param in self.params}
@@ -277,8 +275,16 @@ class Optimizer:
 _writing = threading.Lock()
 
 
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [None]
+def stored(state: Any, key: str, shape: Any, default: Any) -> Any:
+    """A part of an optimizer's state.
+
+    Raises:
+        StateError: it does not have its shape (`textautograd.checking.misfit`).
+    """
+    found = state.get(key, default) if isinstance(state, dict) else None
+    if why := misfit(found, shape, f"its {key!r}"):
+        raise StateError(f"an optimizer's state is what state_dict() returns, and {why}")
+    return found
 
 
 def _unique_names(params: Sequence[TextVariable]) -> list[str]:

@@ -8,10 +8,10 @@ from typing import Any, Unpack
 from textautograd import rules
 from textautograd.checking import whole
 from textautograd.engines.base import Engine, Message
-from textautograd.errors import StateError, UsageError
+from textautograd.errors import UsageError
 from textautograd.gradient import Feedback, Gradient, listed
 from textautograd.optim.gate import Gate
-from textautograd.optim.optimizer import Candidate, StepResult
+from textautograd.optim.optimizer import Candidate, StepResult, stored
 from textautograd.optim.rewriting import (
     Drawn,
     Key,
@@ -84,16 +84,9 @@ class OptoPrime(Rewriting):
         Raises:
             StateError: it is no such state; the optimizer stays as it was.
         """
-        memory: list[Past] = []
-        kept = state.get("memory", []) if isinstance(state, dict) else []
-        for item in kept if isinstance(kept, list) else [None]:
-            match item:
-                case [dict(texts), str(said)] if all(isinstance(t, str) for t in texts.values()):
-                    memory.append((dict(texts), said))
-                case _:
-                    raise StateError("OptoPrime's 'memory' is a list of [{name: text}, feedback]")
+        memory = stored(state, "memory", [({str: str}, str)], [])
         super().load_state_dict(state)
-        self._memory = memory
+        self._memory = [(dict(texts), said) for texts, said in memory]
 
     def step_with(self, gate: Gate | None) -> StepResult:
         """`step`, for a gate that evaluates and compares the states itself."""

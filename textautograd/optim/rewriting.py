@@ -10,9 +10,9 @@ from typing import Any, TypedDict
 
 from textautograd import dispatch
 from textautograd.calling import mismatch
-from textautograd.checking import quantity
+from textautograd.checking import misfit, quantity
 from textautograd.engines.base import Engine, Message, Request
-from textautograd.errors import EngineError, ReplyError, RunError, StateError, UsageError
+from textautograd.errors import EngineError, ReplyError, RunError, UsageError
 from textautograd.gradient import Feedback, Gradient
 from textautograd.identity import identity
 from textautograd.optim.check import Check, is_long, objection
@@ -232,25 +232,6 @@ def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def as_constraints(kind: str, constraints: Sequence[str]) -> list[str]:
     """A list of sentences, or `UsageError`."""
-    if not isinstance(constraints, (list, tuple)) or not all(map(is_text, constraints)):
+    if not isinstance(constraints, (list, tuple)) or misfit(list(constraints), [str]):
         raise UsageError(f"{kind}: constraints are a list of str, not {constraints!r:.80}")
     return list(constraints)
-
-
-def lists_in(
-    state: Any, key: str, names: Sequence[str], is_item: Callable[[Any], bool], what: str
-) -> dict[str, list[Any]]:
-    """`{name: [item, …]}` from a state, or `StateError`."""
-    found = state.get(key, {}) if isinstance(state, dict) else {}
-    lists: dict[str, Any] = {"": None}
-    if isinstance(found, dict):
-        lists = {name: found.get(name, []) for name in names}
-    for items in lists.values():
-        if not isinstance(items, list) or not all(map(is_item, items)):
-            raise StateError(f"the optimizer's {key!r} is {{name: [{what}, …]}}")
-    return {name: list(items) for name, items in lists.items()}
-
-
-def is_text(value: Any) -> bool:
-    """Whether it is a text."""
-    return isinstance(value, str)

@@ -11,15 +11,13 @@ from textautograd.checking import whole
 from textautograd.engines.base import Engine, Message
 from textautograd.gradient import Feedback
 from textautograd.optim.gate import Gate
-from textautograd.optim.optimizer import Candidate, StepResult
+from textautograd.optim.optimizer import Candidate, StepResult, stored
 from textautograd.optim.rewriting import (
     Drawn,
     Key,
     Options,
     Rewriting,
     as_constraints,
-    is_text,
-    lists_in,
     shown,
     texts_of,
 )
@@ -86,11 +84,9 @@ class TextGrad(Rewriting):
         Raises:
             StateError: it is no such state; the optimizer stays as it was.
         """
-        feedback, values = (
-            lists_in(state, key, self.names, is_text, "text") for key in ("feedback", "values")
-        )
+        kept = [stored(state, key, {str: [str]}, {}) for key in ("feedback", "values")]
         super().load_state_dict(state)
-        self._feedback, self._values = feedback, values
+        self._feedback, self._values = map(self._by_name, kept)
 
     def step_with(self, gate: Gate | None) -> StepResult:
         """`step`, for a gate that evaluates and compares the states itself."""
