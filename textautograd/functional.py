@@ -1,7 +1,4 @@
-"""Differentiable operations on texts: exact ones, which know their gradient, and opaque ones.
-
-For an exact operation the feedback on the whole is, unchanged, the feedback on each part.
-"""
+"""Differentiable operations on texts: exact ones, which know their gradient, and opaque ones."""
 
 from __future__ import annotations
 
@@ -59,9 +56,6 @@ class Fill(Operation):
         table = dict(zip(self.names[1:], values, strict=True))
         pattern = "|".join(re.escape("{" + name + "}") for name in table)
         return re.sub(pattern, lambda m: table[m[0][1:-1]], template) if table else template
-
-    def backward(self, node: Node, gradient: Gradient) -> list[Gradient | None]:
-        return [gradient] * len(node.predecessors)
 
 
 def fill(template: TextVariable | str, /, **values: TextVariable | str) -> TextVariable:
@@ -128,9 +122,6 @@ class Mean(Operation):
         value = sum(losses) / len(losses)
         return Scored(f"mean of {len(losses)} losses: {value:g}", value)
 
-    def backward(self, node: Node, gradient: Gradient) -> list[Gradient | None]:
-        return [gradient] * len(node.predecessors)
-
 
 def mean(losses: Sequence[TextVariable]) -> TextVariable:
     """The mean of losses; its backward reaches each of them.
@@ -162,9 +153,11 @@ class Opaque(Operation):
     def pull(
         self, node: Node, gradient: Gradient, rule: rules.Rule | None, engine: Engine | None
     ) -> Coroutine[Any, Any, rules.Pulled]:
+        """As `backward`, by a rule."""
         return rules.follow(rule or rules.semantic, node, gradient, engine or self.engine)
 
     def without_rule(self, node: Node, gradient: Gradient) -> list[Gradient | None]:
+        """What passes back where the rule failed."""
         return rules.none(node, gradient)
 
 

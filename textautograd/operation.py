@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from textautograd import dispatch
 from textautograd.errors import UsageError
@@ -14,8 +13,8 @@ from textautograd.tape import Node
 class Operation:
     """What a node did: runs forward, and says how a gradient passes back.
 
-    `names` are the slots of its predecessors. An exact operation has a `backward` of its own; an
-    opaque one (a model's call, a tool) takes the rule that `backward(rule=…)` names.
+    `names` are the slots of its predecessors. An exact operation has a `backward`; an opaque one (a
+    model's call, a tool: see `functional.Opaque`) takes the rule that `backward(rule=…)` names.
     """
 
     __slots__ = ("names",)
@@ -43,25 +42,16 @@ class Operation:
         return self.forward(*texts)
 
     def backward(self, node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
-        """One gradient or `None` per predecessor."""
-        raise NotImplementedError
-
-    async def pull(
-        self, node: Node, gradient: Gradient, rule: Any, engine: Any
-    ) -> Sequence[Gradient | None]:
-        """As `backward`, for an opaque operation."""
-        raise NotImplementedError
-
-    def without_rule(self, node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
-        """What an opaque operation passes back where its rule failed."""
-        return [None] * len(node.predecessors)
+        """One gradient or `None` per predecessor: the feedback on the whole is, unchanged, the
+        feedback on each part."""
+        return [gradient] * len(node.predecessors)
 
     def __repr__(self) -> str:
         return self.name
 
 
 class Join(Operation):
-    """`sep.join(texts)`: the feedback on the whole is the feedback on each part."""
+    """`sep.join(texts)`."""
 
     __slots__ = ("sep",)
     name = "cat"
@@ -74,6 +64,3 @@ class Join(Operation):
         if all(hasattr(text, "loss") for text in texts):
             raise UsageError("+ and cat join texts, and these are losses: use ta.mean([a, b])")
         return self.sep.join(texts)
-
-    def backward(self, node: Node, gradient: Gradient) -> list[Gradient | None]:
-        return [gradient] * len(node.predecessors)

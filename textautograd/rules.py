@@ -37,7 +37,7 @@ def none(node: Node, gradient: Gradient, engine: Engine | None = None) -> Pulled
     As in the paper, an instruction's gradient is this triple of its own node; the optimizer reads
     it. Every rule here starts from it.
     """
-    return _Step(node, gradient).pulled()
+    return _View(node, gradient).pulled()
 
 
 def trace(node: Node, gradient: Gradient, engine: Engine | None = None) -> Pulled:
@@ -78,7 +78,7 @@ async def semantic(node: Node, gradient: Gradient, engine: Engine | None) -> Pul
     Raises:
         ReplyError: if the reply cannot be used, also when asked again.
     """
-    step = _Step(node, gradient)
+    step = _View(node, gradient)
     pulled, asked = step.pulled(), step.asked()
     if not asked:
         return pulled
@@ -111,7 +111,7 @@ async def textgrad(
     that could be asked to change instead. With `instructions` (by `functools.partial`) an
     instruction is such a predecessor too, as a system prompt is in TextGrad: one more call.
     """
-    step = _Step(node, gradient)
+    step = _View(node, gradient)
     pulled, asked = step.pulled(), step.asked(instructions)
     if not asked:
         return pulled
@@ -244,7 +244,7 @@ _BACKWARD = partial(Request, purpose="backward", temperature=0.0)
 Shown = Mapping[tuple[str, ...], str]
 
 
-class _Step:
+class _View:
     """What a rule reads of a node and of the gradient on it, each once."""
 
     __slots__ = ("feedback", "inputs", "instruction", "names", "node")
