@@ -30,7 +30,7 @@ from textautograd.engines import (
     call_now,
 )
 from textautograd.engines._checks import finished
-from textautograd.engines._wrapper import identity_of
+from textautograd.engines._identity import identity_of
 from textautograd.engines.cache import Coalesced, key_of
 from textautograd.errors import BudgetExceeded
 

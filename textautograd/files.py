@@ -31,6 +31,12 @@ def as_path(given: object, what: str) -> Path:
         raise UsageError(f"{what} {text!r} cannot be found: {error}") from error
 
 
+def users_cache() -> Path:
+    """Where the package keeps what the user's programs share."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "textautograd"
+
+
 def read_json(file: Path) -> Any:
     """The value that a file holds.
 

@@ -16,7 +16,7 @@ from textautograd.checking import quantity, whole
 from textautograd.data.example import Example
 from textautograd.data.loader import DataLoader
 from textautograd.engines import as_engine, default_engine
-from textautograd.engines._wrapper import identity_of
+from textautograd.engines._identity import identity_of
 from textautograd.engines.base import Engine, Usage
 from textautograd.engines.budget import Budget
 from textautograd.engines.cache import caching

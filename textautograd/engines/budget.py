@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from textautograd.cancelling import check_cancelled
 from textautograd.engines._checks import a_reply, a_usage
-from textautograd.engines._wrapper import PerLoop, Wrapper
+from textautograd.engines._per_loop import PerLoop
+from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request, Usage
 from textautograd.errors import BudgetExceeded, EngineError, SetupError, UsageError
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from textautograd.cancelling import Cancelled
 from textautograd.engines._checks import AT_LIMIT, a_usage, finished
+from textautograd.engines._per_loop import PerLoop
 from textautograd.engines._store import Store
-from textautograd.engines._wrapper import PerLoop, Wrapper
+from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request, Usage
 from textautograd.engines.budget import metered
 from textautograd.errors import BudgetExceeded, EngineError, IncompleteReplyError, UsageError

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from textautograd.engines.limit import Limited
 from textautograd.engines.litellm import LiteLLM
 from textautograd.engines.retry import Retrying
 from textautograd.errors import UsageError
+from textautograd.files import users_cache
 
 _OPTIONS = (
     "structured, api_key, api_base, cache, max_concurrency, timeout, max_attempts, "
@@ -112,7 +112,7 @@ def engine(
 
     stack: Engine = Coalesced(Retrying(Limited(raw, max_concurrency), max_attempts))
     if cache:
-        stack = Cached(stack, _users_cache() if cache is True else cache)
+        stack = Cached(stack, users_cache() / "calls.sqlite" if cache is True else cache)
     return Named(stack, f"engine({name!r}{place})", sampling, max_input_tokens, given)
 
 
@@ -197,8 +197,3 @@ def _key_for(api_base: str) -> str | None:
     """OPENAI_API_KEY, unless that would send it in clear text over a network."""
     key = os.environ.get("OPENAI_API_KEY")
     return key if key and Address(api_base).is_confidential else None
-
-
-def _users_cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "textautograd" / "calls.sqlite"

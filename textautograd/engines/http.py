@@ -14,7 +14,7 @@ from urllib.parse import urljoin, urlsplit
 from textautograd.engines._address import Address
 from textautograd.engines._chat import LARGEST_REPLY, Provider
 from textautograd.engines._failures import complaint, shown
-from textautograd.engines._wrapper import PerLoop
+from textautograd.engines._per_loop import PerLoop
 from textautograd.engines.base import Reply, Request
 from textautograd.errors import (
     ConnectionFailed,

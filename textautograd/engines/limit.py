@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from textautograd.checking import whole
-from textautograd.engines._wrapper import PerLoop, Wrapper
+from textautograd.engines._per_loop import PerLoop
+from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.engines.budget import metered
 

@@ -27,6 +27,7 @@ from textautograd.checking import whole
 from textautograd.engines._checks import model_name
 from textautograd.engines.http import HTTP
 from textautograd.errors import Error, UsageError
+from textautograd.files import users_cache
 from textautograd.loop import keep_for_good
 
 if TYPE_CHECKING:
@@ -283,8 +284,7 @@ def _place(name: str) -> Path:
         return path
     rest = name.removeprefix("local/")
     if rest in _PUBLISHED:
-        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(root) / "textautograd" / "models" / _PUBLISHED[rest][0]
+        return users_cache() / "models" / _PUBLISHED[rest][0]
     if not rest.endswith(".gguf"):
         names = ", ".join(f"'local/{known}'" for known in _PUBLISHED)
         raise UsageError(f"no model {name!r}: there are 'local', {names} and 'local/<path>.gguf'")
