@@ -352,6 +352,32 @@ def test_hooks_see_and_replace_and_go_away() -> None:
     assert module("a") == "aa" and len(seen) == 1
 
 
+def test_a_hook_with_kwargs_sees_and_replaces_named_inputs() -> None:
+    module, seen = nn.LLM("Do it.").to(Scripted(lambda r: r.messages[1]["content"])), []
+    before = module.register_forward_pre_hook(
+        lambda m, args, kwargs: (args, {**kwargs, "a": kwargs["a"] + "!"}), with_kwargs=True
+    )
+    module.register_forward_pre_hook(lambda m, args, kwargs: None, with_kwargs=True)
+    module.register_forward_hook(
+        lambda m, args, kwargs, out: seen.append((args, kwargs, str(out))), with_kwargs=True
+    )
+    module(a="x")
+    assert seen == [((), {"a": "x!"}, "<a>\nx!\n</a>")]
+    before.remove()
+    module(a="x")
+    assert seen[1][1] == {"a": "x"}
+
+    with pytest.raises(errors.UsageError, match=r"called as \(module, args, kwargs\), but"):
+        module.register_forward_pre_hook(lambda module, args: None, with_kwargs=True)
+    with pytest.raises(errors.UsageError, match="a hook must be a function"):
+        module.register_forward_pre_hook(3, with_kwargs=True)  # type: ignore[arg-type]
+    for wrong in ({"a": "x"}, ("x", "y")):
+        handle = module.register_forward_pre_hook(lambda *_, w=wrong: w, with_kwargs=True)
+        with pytest.raises(errors.UsageError, match=r"returns None or a tuple \(args, kwargs\)"):
+            module(a="x")
+        handle.remove()
+
+
 def test_a_hook_that_cannot_be_called_is_refused_when_it_is_registered() -> None:
     module: Any = nn.Sequential()
     with pytest.raises(errors.UsageError, match=r"called as \(module, args, output\), but"):

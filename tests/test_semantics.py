@@ -85,7 +85,8 @@ INDEX: dict[str, list[str]] = {
         "test_semantics: a_hook_that_raises_leaves_every_grad_as_it_was",
         "test_grad: hooks_run_and_what_they_return_is_the_gradient",
     ],
-    "Module.register_forward_hook, register_forward_pre_hook": [
+    "Module.register_forward_hook, register_forward_pre_hook; with_kwargs": [
+        "test_nn: a_hook_with_kwargs_sees_and_replaces_named_inputs",
         "test_nn: hooks_see_and_replace_and_go_away",
         "test_nn: a_hook_may_remove_itself",
     ],
@@ -110,7 +111,7 @@ INDEX: dict[str, list[str]] = {
         "test_function: needs_input_grad",
         "test_function: retain_graph_keeps_what_was_saved",
     ],
-    "torch.func.functional_call": [
+    "torch.func.functional_call; but arguments follow as in a call, not in a tuple and a dict": [
         "test_nn: functional_call_reads_other_texts_and_touches_nothing",
         "test_nn: functional_call_gives_the_gradient_to_the_variable_it_was_given",
     ],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from reprlib import recursive_repr
 from typing import Any, TypeVar
 
@@ -52,12 +53,16 @@ class Module:
         hooks = self.__dict__.get("_forward_hooks") or {}
         before = self.__dict__.get("_forward_pre_hooks") or {}
         for hook in list(before.values()):
+            if isinstance(hook, _WithKwargs):
+                args, kwargs = _both(hook(self, args, kwargs), args, kwargs)
+                continue
             replaced = hook(self, args)
             if replaced is not None:
                 args = replaced if isinstance(replaced, tuple) else (replaced,)
         output = self.forward(*args, **kwargs)
         for hook in list(hooks.values()):
-            replaced = hook(self, args, output)
+            seen = (args, kwargs) if isinstance(hook, _WithKwargs) else (args,)
+            replaced = hook(self, *seen, output)
             output = output if replaced is None else replaced
         return output
 
@@ -139,21 +144,40 @@ class Module:
         for parameter in self.parameters():
             parameter.grad = None
 
-    def register_forward_hook(self, hook: Callable[[Any, Any, Any], Any]) -> RemovableHandle:
+    def register_forward_hook(
+        self, hook: Callable[..., Any], *, with_kwargs: bool = False
+    ) -> RemovableHandle:
         """Calls `hook(module, args, output)` after `forward`; what it returns, unless `None`,
         replaces the output.
 
-        Raises:
-            UsageError: it is no function of three arguments.
-        """
-        hooks = self.__dict__.setdefault("_forward_hooks", {})
-        return RemovableHandle(hooks, hook, "module", "args", "output")
+        Args:
+            with_kwargs: `hook(module, args, kwargs, output)`. Inputs of an `nn.LLM` have names, so
+                they are in `kwargs`.
 
-    def register_forward_pre_hook(self, hook: Callable[[Any, Any], Any]) -> RemovableHandle:
+        Raises:
+            UsageError: it is no function of these arguments.
+        """
+        return self._hook("_forward_hooks", hook, with_kwargs, "output")
+
+    def register_forward_pre_hook(
+        self, hook: Callable[..., Any], *, with_kwargs: bool = False
+    ) -> RemovableHandle:
         """Calls `hook(module, args)` before `forward`; what it returns, unless `None`, replaces the
-        positional arguments."""
-        hooks = self.__dict__.setdefault("_forward_pre_hooks", {})
-        return RemovableHandle(hooks, hook, "module", "args")
+        positional arguments.
+
+        Args:
+            with_kwargs: `hook(module, args, kwargs)`, which replaces both with a tuple of both.
+
+        Raises:
+            UsageError: it is no function of these arguments.
+        """
+        return self._hook("_forward_pre_hooks", hook, with_kwargs)
+
+    def _hook(self, kind: str, hook: Any, with_kwargs: bool, *more: str) -> RemovableHandle:
+        hooks = self.__dict__.setdefault(kind, {})
+        if with_kwargs and callable(hook):
+            return RemovableHandle(hooks, _WithKwargs(hook), "module", "args", "kwargs", *more)
+        return RemovableHandle(hooks, hook, "module", "args", *more)
 
     def extra_repr(self) -> str:
         """What `repr` says of this module besides its parts."""
@@ -166,11 +190,29 @@ class Module:
         return head + ("\n  " + "\n  ".join(lines) + "\n)" if lines else ")")
 
 
+class _WithKwargs(partial[Any]):
+    """A forward hook that sees keyword arguments as well."""
+
+
+def _both(replaced: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """A call's arguments after a hook has seen them."""
+    if replaced is None:
+        return args, kwargs
+    match replaced:
+        case tuple() as args, dict() as kwargs:
+            return args, kwargs
+    raise UsageError(
+        "a forward pre-hook with_kwargs returns None or a tuple (args, kwargs) of a tuple and a "
+        f"dict, not {replaced!r}"
+    )
+
+
 def functional_call(
     module: Module, state: Mapping[str, str | TextVariable], *args: Any, **kwargs: Any
 ) -> Any:
-    """Calls a module with other parameter values, without touching it (`torch.func`).
+    """Calls a module with other parameter values, without touching it.
 
+    Arguments follow as in a call; `torch.func.functional_call` takes them in a tuple and a dict.
     Names that `state` leaves out keep their value. A variable given as a value gets the gradient;
     a str is a constant.
 
