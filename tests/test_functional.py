@@ -195,6 +195,14 @@ def test_a_tools_errors_surface_where_the_value_is_read() -> None:
         ta.call_tool(lookup, a=5)  # type: ignore[arg-type]
 
 
+def test_an_async_tool_is_refused_at_once() -> None:
+    async def fetch(url: str) -> str:
+        return url
+
+    with pytest.raises(UsageError, match=r"the tool fetch is an async function: .*asyncio\.run"):
+        ta.call_tool(fetch, url="u")  # type: ignore[arg-type]
+
+
 def test_losses_are_not_joined_as_texts() -> None:
     loss_fn = ta.nn.ExactMatchLoss()
     total = loss_fn("a", "b") + loss_fn("a", "a")

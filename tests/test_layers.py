@@ -235,6 +235,12 @@ def test_public_packages_say_what_they_export(package: str) -> None:
     assert not [n for n in module.__all__ if n.startswith("_")]
 
 
+def test_completion_offers_what_is_meant_for_users_and_it_exists() -> None:
+    offered = dir(textautograd)
+    assert {"numeric", "testing", *textautograd.__all__} <= set(offered)
+    assert "cancelling" not in offered and all(hasattr(textautograd, n) for n in offered)
+
+
 def test_numbers_and_checkers_are_there_without_an_import_of_their_own() -> None:
     code = (
         "import sys, textautograd as ta\n"

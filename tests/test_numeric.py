@@ -263,6 +263,10 @@ def test_a_leaf_and_its_truth_read_as_numpy_s() -> None:
     assert len(repr(tn.array(np.ones(10**5)))) < 100
     assert not tn.array(0.0) and tn.array(2.0)
     assert [row.item() for row in tn.array([1.0, 2.0])] == [1, 2]
+    assert len(tn.array(np.ones((3, 2)))) == 3
+    assert f"{tn.array(2.0):.2f} {tn.array(2.0)}" == "2.00 array(2.)"
+    with pytest.raises(TypeError, match="unsized"):
+        len(tn.array(2.0))
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,9 @@ INDEX: dict[str, list[str]] = {
     "Tensor.grad_fn": ["test_variable: grad_fn_is_one_object"],
     "Tensor.detach: a leaf with the same value, cut off": ["test_variable: detach_cuts_the_tape"],
     "Tensor.item: waits": ["test_variable: item_is_for_losses"],
-    "nn.Parameter, Module.requires_grad_": [
-        "test_nn: requires_grad_and_zero_grad_reach_every_parameter"
+    "nn.Parameter, Module.requires_grad_, Tensor.requires_grad_": [
+        "test_nn: requires_grad_and_zero_grad_reach_every_parameter",
+        "test_variable: requires_grad_is_set_on_leaves_only",
     ],
     # Gradients
     "Tensor.grad: accumulates over backward passes; zero_grad sets it to None": [

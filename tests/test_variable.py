@@ -76,6 +76,10 @@ def test_requires_grad_is_set_on_leaves_only() -> None:
     assert y.requires_grad
     with pytest.raises(GraphError, match="leaves only"):
         y.requires_grad = False
+    assert x.requires_grad_(False) is x and not x.requires_grad
+    assert x.requires_grad_() is x and x.requires_grad
+    with pytest.raises(GraphError, match="leaves only"):
+        y.requires_grad_(False)
 
 
 def test_assigning_data() -> None:

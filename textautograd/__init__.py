@@ -68,3 +68,7 @@ def __getattr__(name: str) -> object:
     if name in ("numeric", "testing"):  # imported on first use, as they need numpy
         return import_module(f"textautograd.{name}")
     raise AttributeError(f"module 'textautograd' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:  # what is meant for users, without the modules that it is made of
+    return [*__all__, "numeric", "testing", "__version__"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from textautograd.calling import mismatch
 from textautograd.errors import GraphError, UsageError
@@ -73,6 +73,11 @@ class Variable:
         if type(value) is not bool:
             raise UsageError(f"requires_grad must be True or False, not {value!r}")
         self._requires_grad = value
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Sets `requires_grad` of a leaf, and returns it."""
+        self.requires_grad = requires_grad
+        return self
 
     @property
     def is_leaf(self) -> bool:

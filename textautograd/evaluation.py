@@ -150,7 +150,10 @@ def scored(
     """
     loss = loss_fn(output, example.answer)
     if not isinstance(loss, TextVariable):
-        raise UsageError(f"the loss function must return a loss, not {type(loss).__name__}")
+        raise UsageError(
+            f"the loss function must return a loss, not {type(loss).__name__}: give "
+            "nn.FunctionLoss(fn), whose fn returns (number, how the output should change)"
+        )
     loss.item()
     return loss
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -286,7 +287,15 @@ def call_tool(function: Callable[..., str], **inputs: TextVariable | str) -> Tex
 
     The function's name and docstring tell the rule what it does. It runs at once where its inputs
     are known, else in a thread of its own.
+
+    Raises:
+        UsageError: an async function; what it returns is no str (where the value is read).
     """
     if not callable(function):
         raise UsageError(f"a tool is a function, not {type(function).__name__}")
+    if inspect.iscoroutinefunction(function):
+        raise UsageError(
+            f"the tool {function.__name__} is an async function: give a plain one that runs it, as "
+            "by asyncio.run, or by run_coroutine_threadsafe on the loop that its client lives on"
+        )
     return apply(CallTool(function, list(inputs)), *_named(inputs))

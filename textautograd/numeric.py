@@ -315,6 +315,12 @@ class Array(Variable):
     def __bool__(self) -> bool:
         return bool(self.data)
 
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if spec else str(self), spec)
+
     def __repr__(self) -> str:
         parts = [np.array2string(self.data, separator=", ", prefix="array(")]
         parts += [f"grad_fn={self.grad_fn}"] if self.grad_fn else []
