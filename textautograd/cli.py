@@ -186,7 +186,7 @@ def parser() -> argparse.ArgumentParser:
         )
     train.add_argument(
         "--max-failed",
-        type=_share,
+        type=_number("share from 0 to 1", 1),
         default=0.5,
         metavar="SHARE",
         help="of a step's examples that may fail; above it nothing is rewritten (default: 0.5)",
@@ -200,7 +200,7 @@ def parser() -> argparse.ArgumentParser:
     for name, kind, what in (
         ("calls", _whole(0), "calls"),
         ("tokens", _whole(0), "tokens, read and written"),
-        ("usd", _dollars, "US dollars"),
+        ("usd", _number("amount of US dollars"), "US dollars"),
     ):
         train.add_argument(
             f"--budget-{name}",
@@ -254,7 +254,7 @@ def _add_task(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--timeout",
-        type=_seconds,
+        type=_number("number of seconds"),
         metavar="S",
         help="seconds to wait for a reply (default: 120; for a local model, for ever)",
     )
@@ -291,23 +291,14 @@ def _whole(least: int) -> Callable[[str], int]:
     return number
 
 
-def _dollars(text: str) -> float:
-    return _number(text, math.inf, "amount of US dollars")
+def _number(what: str, most: float = math.inf) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        try:
+            found = float(text)
+        except ValueError:
+            found = math.nan
+        if not 0 <= found <= most or found == math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
+        return found
 
-
-def _share(text: str) -> float:
-    return _number(text, 1, "share from 0 to 1")
-
-
-def _seconds(text: str) -> float:
-    return _number(text, math.inf, "number of seconds")
-
-
-def _number(text: str, most: float, what: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number <= most or number == math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
     return number

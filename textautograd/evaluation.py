@@ -24,6 +24,9 @@ from textautograd.optim.gate import tell_gate
 from textautograd.progress import Progress
 from textautograd.variable import TextVariable
 
+LossFn = Callable[[Any, str], TextVariable]
+"""(output, target) → loss."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -51,12 +54,12 @@ class Evaluation:
 
     @property
     def loss(self) -> float:
-        losses = [row.loss for row in self.rows if row.loss is not None]
+        losses = losses_of(self.rows)
         return sum(losses) / len(losses)
 
     @property
     def accuracy(self) -> float:
-        losses = [row.loss for row in self.rows if row.loss is not None]
+        losses = losses_of(self.rows)
         return sum(loss == 0 for loss in losses) / len(losses)
 
     @property
@@ -75,7 +78,7 @@ class Evaluation:
 def evaluate(
     module: Module,
     dataset: Sequence[Example],
-    loss_fn: Callable[[Any, str], TextVariable],
+    loss_fn: LossFn,
     *,
     executor: Executor | None = None,
     progress: bool = False,
@@ -128,7 +131,12 @@ def evaluate(
     return evaluation
 
 
-def outcome(module: Module, example: Example, loss_fn: Callable[[Any, str], TextVariable]) -> Row:
+def losses_of(rows: Iterable[Row]) -> list[float]:
+    """Of the samples that did not fail."""
+    return [row.loss for row in rows if row.loss is not None]
+
+
+def outcome(module: Module, example: Example, loss_fn: LossFn) -> Row:
     """One sample's row."""
     try:
         output = module(question=example.question, **example.extra)
@@ -140,9 +148,7 @@ def outcome(module: Module, example: Example, loss_fn: Callable[[Any, str], Text
         return Row(example, error=error)
 
 
-def scored(
-    loss_fn: Callable[[Any, str], TextVariable], output: Any, example: Example
-) -> TextVariable:
+def scored(loss_fn: LossFn, output: Any, example: Example) -> TextVariable:
     """An output's loss, its number known.
 
     Raises:
@@ -183,7 +189,7 @@ def check_calls(
     what: str,
     module: Module,
     examples: Sequence[Example],
-    loss_fn: Callable[[Any, str], TextVariable],
+    loss_fn: LossFn,
 ) -> None:
     """Finds out before anything is paid for whether module and loss take what they will be given.
 
@@ -222,7 +228,7 @@ def _rows_of(
     executor: Executor,
     agent: tuple[Module, dict[str, str]],
     examples: Sequence[Example],
-    loss_fn: Callable[[Any, str], TextVariable],
+    loss_fn: LossFn,
     bar: Progress,
 ) -> list[Row]:
     try:
@@ -256,7 +262,7 @@ def _remote(
     state: dict[str, str],
     engine: Engine | None,
     example: Example,
-    loss_fn: Callable[..., TextVariable],
+    loss_fn: LossFn,
 ) -> tuple[Row, Usage]:
     named = {f"module.{name}": text for name, text in state.items()}
     with Budget() as meter, no_grad(), nullcontext() if engine is None else use_engine(engine):
@@ -280,5 +286,5 @@ class _Outcome(Module):
     def __init__(self, module: Module) -> None:
         self.module = module
 
-    def forward(self, example: Example, loss_fn: Callable[..., TextVariable]) -> Row:
+    def forward(self, example: Example, loss_fn: LossFn) -> Row:
         return outcome(self.module, example, loss_fn)

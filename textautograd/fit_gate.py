@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from textautograd.data.example import Example
 from textautograd.errors import UsageError
-from textautograd.evaluation import Row, outcome, succeeded
+from textautograd.evaluation import LossFn, Row, losses_of, outcome, succeeded
 from textautograd.grad_mode import no_grad
 from textautograd.mapping import map as map_
 from textautograd.nn.module import Module
 from textautograd.optim.gate import State, Verdict
-from textautograd.variable import TextVariable, overridden
+from textautograd.variable import overridden
 
 
 class FitGate:
@@ -30,7 +29,7 @@ class FitGate:
         self,
         module: Module,
         examples: Sequence[Example],
-        loss_fn: Callable[[Any, str], TextVariable],
+        loss_fn: LossFn,
         workers: int,
         in_full: bool = False,
     ) -> None:
@@ -55,19 +54,17 @@ class FitGate:
                 losses.append(f"could not win after {len(done)} of {len(rows)} samples")
                 continue
             before, after, failed_before, failed_after = compared(rows_of_old, done)
-            scored = [row.loss for row in done if row.loss is not None]
-            loss = sum(scored) / len(scored) if scored else None
-            if loss is None or failed_after > failed_before:
+            if not (found := losses_of(done)) or failed_after > failed_before:
                 losses.append(f"{failed_after} of {len(rows)} samples failed")
             else:
-                losses.append(loss)
+                losses.append(sum(found) / len(found))
             if wins(before, after, failed_before, failed_after):
                 winners[i] = (after - before, failed_after)
         best = min(winners, key=winners.__getitem__, default=None)
-        scored = [row.loss for row in rows_of_old if row.loss is not None]
+        of_old = losses_of(rows_of_old)
         if best is not None:
             self._old = [row for row in raced[best] if row is not None]
-        return Verdict(sum(scored) / len(scored), losses, best)
+        return Verdict(sum(of_old) / len(of_old), losses, best)
 
     def current(self, old: State | None = None) -> list[Row]:
         """The rows of the state in place; evaluated on first use.
@@ -131,7 +128,7 @@ def compared(old: Sequence[Row], new: Sequence[Row | None]) -> tuple[float, floa
 def has_lost(old: Sequence[Row], new: Sequence[Row | None]) -> bool:
     """Whether a candidate cannot win whatever its unfinished samples (`None`) bring."""
     _, after, failed_before, failed_after = compared(old, new)
-    most = sum(row.loss for row in old if row.loss is not None)
+    most = sum(losses_of(old))
     if failed_after > failed_before or after > most:
         return True
     return after == most and failed_before == 0

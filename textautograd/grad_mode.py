@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from functools import wraps
-from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
 from textautograd.errors import UsageError
@@ -44,12 +43,7 @@ class _Mode:
     def __enter__(self) -> None:
         self._tokens.append(self._variable.set(self._value))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._variable.reset(self._tokens.pop())
 
     def __call__(self, function: F) -> F:

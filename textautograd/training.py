@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from inspect import isfunction
@@ -21,7 +21,7 @@ from textautograd.engines.base import Engine, Usage
 from textautograd.engines.budget import Budget
 from textautograd.engines.cache import caching
 from textautograd.errors import BudgetExceeded, RunError, StateError, UsageError
-from textautograd.evaluation import check_calls, examples_of, scored
+from textautograd.evaluation import LossFn, check_calls, examples_of, scored
 from textautograd.files import as_path
 from textautograd.fit_gate import FitGate
 from textautograd.functional import mean
@@ -37,8 +37,6 @@ from textautograd.rules import Rule
 from textautograd.run_dir import RunDir, damaged
 from textautograd.tape import Walk
 from textautograd.variable import TextVariable
-
-Loss = Callable[[Any, str], TextVariable]
 
 
 @dataclass(slots=True)
@@ -77,7 +75,7 @@ class History:
 def fit(
     module: Module,
     train: Sequence[Example],
-    loss_fn: Loss,
+    loss_fn: LossFn,
     optimizer: Optimizer,
     *,
     val: Sequence[Example] | None = None,
@@ -235,7 +233,7 @@ def fit(
 
 
 def _forward(
-    module: Module, batch: Sequence[Example], loss_fn: Loss
+    module: Module, batch: Sequence[Example], loss_fn: LossFn
 ) -> tuple[list[TextVariable], list[str]]:
     """The losses of a batch, and what happened to the samples that have none."""
     losses: list[TextVariable] = []
@@ -262,7 +260,7 @@ def _shown(optimizer: Optimizer) -> dict[str, list[str]]:
     return {name: [f.text for f in islice(p.grad, 4)] for name, p in pairs if p.grad}
 
 
-def _loss(module: Module, example: Example, loss_fn: Loss) -> TextVariable | Exception:
+def _loss(module: Module, example: Example, loss_fn: LossFn) -> TextVariable | Exception:
     try:
         return scored(loss_fn, module(question=example.question, **example.extra), example)
     except RunError:
@@ -322,7 +320,7 @@ def _structure(module: Module) -> dict[str, dict[str, Any]]:
     }
 
 
-def _loss_of(loss_fn: Loss) -> str:
+def _loss_of(loss_fn: LossFn) -> str:
     inside = [part for part in getattr(loss_fn, "__dict__", {}).values() if isfunction(part)]
     engines = _engines(loss_fn) if isinstance(loss_fn, Module) else []
     return " of ".join([*map(identity, (loss_fn, *inside)), *map(identity_of, engines)])
