@@ -921,7 +921,7 @@ def test_the_same_loss_in_another_process_is_the_same_run(tmp_path: Path) -> Non
 
 
 def test_data_that_hold_sets_and_objects_are_the_same_in_another_process(tmp_path: Path) -> None:
-    from textautograd.training import _digest
+    from textautograd.settings import digest_of
 
     class Speaker:
         def __init__(self, name: str) -> None:
@@ -930,7 +930,7 @@ def test_data_that_hold_sets_and_objects_are_the_same_in_another_process(tmp_pat
     def rows(name: str) -> list[Example]:
         return [Example("q", "a", tags={"x", "y"}, speaker=Speaker(name))]
 
-    assert _digest(rows("Ann")) == _digest(rows("Ann")) != _digest(rows("Bob"))
+    assert digest_of(rows("Ann")) == digest_of(rows("Ann")) != digest_of(rows("Bob"))
 
 
 def deep(n: int) -> Any:

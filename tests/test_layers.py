@@ -44,7 +44,7 @@ LEVELS = [
     ["optim"],
     # L5
     ["evaluation", "progress", "run_dir", "tasks"],
-    ["fit_gate"],
+    ["fit_gate", "settings"],
     ["training"],
     [""],  # textautograd itself
     ["demo"],

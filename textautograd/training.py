@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from inspect import isfunction
 from itertools import islice
 from textwrap import shorten
 from typing import Any
@@ -15,8 +14,7 @@ from textautograd.backward import Failure, as_rule, backward
 from textautograd.checking import quantity, whole
 from textautograd.data.example import Example
 from textautograd.data.loader import DataLoader
-from textautograd.engines import as_engine, default_engine
-from textautograd.engines._identity import identity_of
+from textautograd.engines import as_engine
 from textautograd.engines.base import Engine, Usage
 from textautograd.engines.budget import Budget
 from textautograd.engines.cache import caching
@@ -27,7 +25,6 @@ from textautograd.fit_gate import FitGate
 from textautograd.functional import mean
 from textautograd.grad_mode import is_grad_enabled
 from textautograd.gradient import Gradient
-from textautograd.identity import digest, identity, members
 from textautograd.locking import locked
 from textautograd.mapping import map as map_
 from textautograd.nn.module import Module, check_state
@@ -35,6 +32,7 @@ from textautograd.optim.optimizer import Optimizer, StepResult
 from textautograd.progress import Progress
 from textautograd.rules import Rule
 from textautograd.run_dir import RunDir, damaged
+from textautograd.settings import digest_of, engines_of, settings_of
 from textautograd.tape import Walk
 from textautograd.variable import TextVariable
 
@@ -144,19 +142,9 @@ def fit(
         meter = stack.enter_context(Budget())
         directory = None
         if run_dir is not None:
-            settings = {
-                "module": _structure(module),
-                "engines": [identity_of(each) for each in _engines(module)],
-                "optimizer_engine": identity_of(optimizer.engine or default_engine()),
-                "backward_engine": None if answering is None else identity_of(answering),
-                "loss": _loss_of(loss_fn),
-                "rule": identity(rule),
-                "optimizer": optimizer.settings(),
-                "batch_size": batch_size,
-                "seed": seed,
-                "train": _digest(train),
-                "val": _digest(gate_set),
-            }
+            settings = settings_of(module, loss_fn, optimizer, rule, answering)
+            settings |= {"batch_size": batch_size, "seed": seed}
+            settings |= {"train": digest_of(train), "val": digest_of(gate_set)}
             path = as_path(run_dir, "the run directory")
             stack.enter_context(locked(path))
             directory = RunDir(path, settings, module.state_dict())
@@ -276,12 +264,9 @@ def _batch(loader: DataLoader[Example], step: int) -> list[Example]:
 
 def _workers(module: Module) -> int:
     """How many samples to have under way: as many as the slowest engine takes at once."""
-    return min((getattr(engine, "max_concurrency", 64) for engine in _engines(module)), default=64)
-
-
-def _engines(module: Module) -> list[Engine]:
-    callers = [part for part in module.modules() if "engine" in vars(part)]
-    return [vars(part)["engine"] or default_engine() for part in callers]
+    return min(
+        (getattr(engine, "max_concurrency", 64) for engine in engines_of(module)), default=64
+    )
 
 
 def _check_can_learn(module: Module, optimizer: Optimizer) -> None:
@@ -307,33 +292,6 @@ def _why(result: StepResult, wrong: int, failures: Sequence[object]) -> str | No
         return "no gradient: no answer was wrong"
     why = str(failures[0]) if failures else "the feedback is empty, or reaches no parameter"
     return f"no gradient: {why}"
-
-
-def _structure(module: Module) -> dict[str, dict[str, Any]]:
-    """What a module's parts are and what their calls send, but for the parameters' texts."""
-    sent = ("output_format", "max_tokens", "temperature", "criterion")
-    parts = {id(part) for part in module.modules()}  # each of them is told by itself
-    return {
-        name: {k: v for k, v in members(part).items() if id(vars(part).get(k)) not in parts}
-        | {k: vars(part)[k] for k in sent if k in vars(part)}
-        for name, part in module.named_modules()
-    }
-
-
-def _loss_of(loss_fn: LossFn) -> str:
-    inside = [part for part in getattr(loss_fn, "__dict__", {}).values() if isfunction(part)]
-    engines = _engines(loss_fn) if isinstance(loss_fn, Module) else []
-    return " of ".join([*map(identity, (loss_fn, *inside)), *map(identity_of, engines)])
-
-
-def _digest(examples: Sequence[Example]) -> str:
-    try:
-        return digest([(e.question, e.answer, e.extra) for e in examples])
-    except RecursionError:
-        raise UsageError(
-            "fit: an example's extra holds itself, or is nested too deeply: a run_dir "
-            "keeps a digest of all data"
-        ) from None
 
 
 def _checkpoint(history: History, optimizer: Optimizer) -> dict[str, Any]:
