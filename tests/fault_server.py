@@ -68,6 +68,20 @@ class QuietServer(ThreadingHTTPServer):
 
 
 @contextmanager
+def running(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server on loopback, while it runs."""
+    server = QuietServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
 def faults(*script: Step) -> Iterator[Faults]:
     """Serves the script; its last step repeats. Keys of a step: `status`, `headers`, `delay`
     (seconds), and `json`, `raw` (bytes) or `cut` (bytes, then the connection closes early), or
@@ -109,14 +123,8 @@ def faults(*script: Step) -> Iterator[Faults]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = QuietServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield state
-    finally:
-        state.over.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with running(Handler) as state.url:
+        try:
+            yield state
+        finally:
+            state.over.set()

@@ -29,7 +29,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from fault_server import QuietServer
+from fault_server import running
 
 import textautograd as ta
 from textautograd import nn, optim
@@ -244,17 +244,11 @@ def serving() -> Iterator[Server]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = QuietServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield state
-    finally:
-        over.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with running(Handler) as state.url:
+        try:
+            yield state
+        finally:
+            over.set()
 
 
 def killed(count: int, seed: int = 0, kind: str = "SGD") -> Counter[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from typing import Any
 
@@ -124,21 +123,6 @@ def test_the_semantic_rule_made_blind_asks_about_each_input_and_shows_no_other(m
     assert texts(agent.second.instruction) == ["change second"]
     (evidence,) = agent.solve.instruction.grad or []
     assert (evidence.text, evidence.inputs, evidence.output) == (EXPECTED, {}, "wrong")
-
-
-def test_its_calls_are_concurrent() -> None:
-    together = asyncio.Barrier(2)
-
-    async def answer(request: Request) -> str:
-        if request.purpose == "forward":
-            return forward_text(request)
-        async with asyncio.timeout(60):
-            await together.wait()
-        return agreeing(request)
-
-    agent = Agent().to(Scripted(answer))
-    wrong_answer(agent).backward(rule=rules.blind(rules.semantic))
-    assert texts(agent.second.instruction) == ["change second"]
 
 
 def test_what_needs_no_waiting_stays_in_the_callers_thread() -> None:

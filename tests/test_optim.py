@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_prompts import sequence
 
 import textautograd as ta
 from textautograd import errors, nn, optim
@@ -31,18 +32,6 @@ def param(text: str = "old", name: str = "x", feedbacks: int = 1, **inputs: str)
 
 def said(text: str) -> str:
     return json.dumps({"prompt": text})
-
-
-def sequence(*replies: str | Reply | Exception) -> Scripted:
-    left = iter(replies)
-
-    def answer(request: Request) -> str | Reply:
-        reply = next(left)
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-    return Scripted(answer)
 
 
 def user_text(request: Request) -> str:
