@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from textautograd.calling import mismatch
+from textautograd.data.dataset import check_dataset, item
 from textautograd.data.example import Example
-from textautograd.data.sampling import check_dataset, item
 from textautograd.engines import use_engine
 from textautograd.engines.base import Engine, Usage
 from textautograd.engines.budget import Budget, charge, has_limits

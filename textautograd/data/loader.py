@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from textautograd.checking import whole
-from textautograd.data.sampling import Indexable, check_dataset, item, permutation
+from textautograd.data.dataset import Indexable, check_dataset, item
+from textautograd.data.sampling import permutation
 
 T = TypeVar("T")
 

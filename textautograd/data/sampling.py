@@ -1,22 +1,15 @@
 """Orders that depend on nothing but a seed: the same in every process and Python version."""
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from math import floor, isclose
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from textautograd.checking import whole
+from textautograd.data.dataset import Indexable, check_dataset, item
 from textautograd.errors import UsageError
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
-
-
-class Indexable(Protocol[T_co]):
-    """What a dataset must offer: a length, and an item for each index from 0."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> T_co: ...
 
 
 def permutation(n: int, *key: object) -> list[int]:
@@ -68,30 +61,3 @@ def _counts(lengths: Sequence[float], n: int) -> list[int]:
             f"but the dataset holds {n} examples"
         )
     return counts
-
-
-def check_dataset(where: str, dataset: object) -> None:
-    if (
-        isinstance(dataset, str | bytes | Mapping)
-        or not hasattr(dataset, "__len__")
-        or not hasattr(dataset, "__getitem__")
-    ):
-        raise UsageError(
-            f"{where}: the dataset must be a sequence of examples, not {type(dataset).__name__}"
-        )
-
-
-def item(where: str, dataset: Indexable[T], index: int) -> T:
-    """A dataset's item.
-
-    Raises:
-        UsageError: it has none there, as a table whose items are its columns.
-    """
-    try:
-        return dataset[index]
-    except (LookupError, TypeError) as error:
-        raise UsageError(
-            f"{where}: a dataset has an item for each index from 0 to its length, and "
-            f"{type(dataset).__name__} raises {type(error).__name__}: {error} at {index}; of a "
-            "table pass the list of its rows"
-        ) from error
