@@ -21,7 +21,7 @@ LEVELS = [
     # L0
     ["tape"],
     # L1
-    ["pending"],
+    ["call_site", "pending"],
     ["loop"],
     ["dispatch"],
     ["engines"],

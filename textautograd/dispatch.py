@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextvars
 import os
-import sys
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -20,11 +19,7 @@ from typing import Any
 from textautograd.errors import Error, UsageError
 from textautograd.loop import on_the_loop, the_loop
 from textautograd.pending import Pending
-from textautograd.tape import Gradient, Node, Site, Vertex, Walk
-
-_working_for: contextvars.ContextVar[Site | None]
-_working_for = contextvars.ContextVar("textautograd_working_for", default=None)
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+from textautograd.tape import Gradient, Node, Vertex, Walk
 
 
 def wait(value: Any) -> Any:
@@ -186,27 +181,6 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
 def is_blocking() -> bool:
     """Whether TEXTAUTOGRAD_BLOCKING=1 asks for each call to run where it is written."""
     return os.environ.get("TEXTAUTOGRAD_BLOCKING", "") not in ("", "0")
-
-
-def call_site() -> Site | None:
-    """The user's line that is being run: the innermost frame outside this package, or the one that
-    a thread of the package works for."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        if not code.co_filename.startswith(_PACKAGE):
-            if code.co_filename == threading.__file__:
-                break
-            return code.co_filename, frame.f_lineno, code.co_qualname
-        frame = frame.f_back  # type: ignore[assignment]
-    return _working_for.get()
-
-
-def thread_context() -> contextvars.Context:
-    """A copy of the caller's context for a thread that works for the caller's line."""
-    context = contextvars.copy_context()
-    context.run(_working_for.set, call_site())
-    return context
 
 
 def drive(

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from textautograd.call_site import thread_context
 from textautograd.cancelling import Cancelled, cancel_scope
 from textautograd.checking import whole
-from textautograd.dispatch import thread_context
 from textautograd.errors import RunError, UsageError
 
 T = TypeVar("T")

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from textautograd import dispatch
 from textautograd.backward import backward
 from textautograd.base import Variable
+from textautograd.call_site import call_site
 from textautograd.errors import GraphError, UsageError
 from textautograd.grad_mode import is_grad_enabled
 from textautograd.tape import Node
@@ -52,7 +52,7 @@ class Operation:
         if not (is_grad_enabled() and any(x._requires_grad for x in arrays)):
             return _made(value)
         versions = tuple(x._version for x in arrays)
-        site = dispatch.call_site()
+        site = call_site()
         node = Node(self, arrays, inputs=values, output=value, versions=versions, site=site)
         return _made(value, node)
 
@@ -249,7 +249,7 @@ class Array(Variable):
             raise UsageError(f"an array of shape {self.shape} cannot become one of {numbers.shape}")
         self._value = numbers
         self._version += 1
-        self._modified_at = dispatch.call_site()
+        self._modified_at = call_site()
 
     @property
     def shape(self) -> tuple[int, ...]:

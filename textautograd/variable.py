@@ -11,6 +11,7 @@ from textautograd import dispatch
 from textautograd.anomaly import within
 from textautograd.backward import Failure, backward, warn
 from textautograd.base import Variable
+from textautograd.call_site import call_site
 from textautograd.errors import GraphError, UsageError
 from textautograd.grad_mode import is_grad_enabled
 from textautograd.gradient import Gradient, as_gradient
@@ -85,7 +86,7 @@ class TextVariable(Variable):
             )
         self._value = _text(text, "data")
         self._version += 1
-        self._modified_at = dispatch.call_site()
+        self._modified_at = call_site()
 
     def item(self) -> float:
         """The number of a loss; 0 is perfect.
@@ -225,7 +226,7 @@ def apply(operation: Operation, *inputs: TextVariable) -> TextVariable:
     if replacements := _overrides.get(_NO_OVERRIDES):
         inputs = tuple([replacements.get(x, x) for x in inputs])
     values = tuple([x._value for x in inputs])
-    site = dispatch.call_site()
+    site = call_site()
     value = dispatch.start(_compute(operation, values, site))
     if isinstance(value, Pending) and dispatch.is_blocking():
         value = dispatch.wait(value)
