@@ -165,10 +165,11 @@ def test_backward_calls_of_a_batch_overlap() -> None:
     assert texts(x.grad) == ["input: better"] * 20
 
 
-def test_calls_of_the_textgrad_rule_overlap() -> None:
+@pytest.mark.parametrize("rule", [rules.textgrad, rules.blind(rules.semantic)])
+def test_calls_for_the_predecessors_of_one_node_overlap(rule: Any) -> None:
     x, y = leaf("x"), leaf("y")
     out = nn.LLM("i", engine=soon())(x=x, y=y)
-    out.backward("f", rule=rules.textgrad, engine=Together(2).engine)
+    out.backward("f", rule=rule, engine=Together(2).engine)
     assert (texts(x.grad), texts(y.grad)) == (["x: better"], ["y: better"])
 
 

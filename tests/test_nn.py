@@ -664,21 +664,6 @@ def test_an_argument_that_cannot_work_is_refused_where_it_is_given(wrong: Any) -
         wrong()
 
 
-def test_calls_of_one_forward_pass_overlap() -> None:
-    import asyncio
-
-    together = asyncio.Barrier(2)
-
-    async def answer(request: Request) -> str:
-        async with asyncio.timeout(60):
-            await together.wait()
-        return "ok"
-
-    engine = Scripted(answer)
-    first, second = nn.LLM("a", engine=engine)("x"), nn.LLM("b", engine=engine)("x")
-    assert (str(first), str(second)) == ("ok", "ok")
-
-
 def test_a_reply_that_was_cut_off_is_an_error_where_it_is_read() -> None:
     engine = Scripted(lambda r: engines.Reply("half a", finish_reason="length"))
     output = nn.LLM("Say it.", engine=engine, max_tokens=2)("x")

@@ -414,33 +414,6 @@ def test_textgrad_asks_about_each_predecessor_alone_and_shows_the_conversation(m
     assert texts(agent.solve.instruction) == [EXPECTED]
 
 
-def meeting(calls: int) -> Scripted:
-    """Answers no backward call before so many are there."""
-    together = asyncio.Barrier(calls)
-
-    async def answer(request: Request) -> str:
-        if request.purpose == "forward":
-            return forward_text(request)
-        async with asyncio.timeout(60):
-            await together.wait()
-        return agreeing(request)
-
-    return Scripted(answer)
-
-
-@pytest.mark.parametrize("rule", [rules.textgrad, rules.blind(rules.semantic)])
-def test_calls_for_the_predecessors_of_one_node_are_concurrent(rule: Any) -> None:
-    agent = Agent().to(meeting(2))
-    wrong_answer(agent).backward(rule=rule)
-    assert texts(agent.second.instruction) == ["change second"]
-
-
-def test_samples_are_pulled_concurrently() -> None:
-    agent = Agent().to(meeting(3))
-    ta.mean([wrong_answer(agent, f"{i}?") for i in range(3)]).backward()
-    assert texts(agent.first.instruction) == ["change first"] * 3
-
-
 def test_none_makes_no_call() -> None:
     engine = Scripted(playing(agreeing))
     agent = Agent().to(engine)
