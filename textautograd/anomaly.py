@@ -14,7 +14,7 @@ _within: ContextVar[tuple[Any, ...]] = ContextVar("textautograd_within", default
 
 
 @contextmanager
-def calling(module: Any) -> Iterator[None]:
+def entered(module: Any) -> Iterator[None]:
     """What is recorded in here belongs to this module."""
     token = _within.set((*_within.get(), module))
     try:

@@ -64,8 +64,8 @@ class RunDir:
         for name in _WRITTEN:
             if (path / name).exists() and not (path / name).is_file():
                 raise UsageError(f"cannot use the run directory {path}: its {name} is no file")
-        for left in path.glob(".*.part"):  # by a run that was killed while it wrote
-            left.unlink()
+        for part in path.glob(".*.part"):  # of a run that was killed while it wrote
+            part.unlink()
         self.left = self._checkpoint()
         settings = json.loads(json.dumps({"version": 3, **settings, "state": state}))
         if self.left is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from textautograd.engines._checks import is_engine
@@ -26,8 +25,9 @@ class Wrapper:
         return await self.inner.complete(request)
 
     def answer_now(self, request: Request) -> Reply | None:
-        answer: Callable[[Request], Reply | None] | None = getattr(self.inner, "answer_now", None)
-        return answer(request) if answer else None
+        answer = getattr(self.inner, "answer_now", None)
+        reply: Reply | None = answer and answer(request)
+        return reply
 
     @property
     def identity(self) -> str:

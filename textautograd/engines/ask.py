@@ -1,4 +1,4 @@
-"""`ask`: the one place where a coroutine of the framework sends a request to an engine."""
+"""`ask`: a call that a coroutine of the framework makes, here or on the loop."""
 
 from contextvars import ContextVar
 

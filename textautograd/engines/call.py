@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from textautograd.engines._checks import finished
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.engines.budget import metered
@@ -23,12 +21,9 @@ async def call(engine: Engine, request: Request) -> Reply:
 
 def call_now(engine: Engine, request: Request) -> Reply | None:
     """As `call`, for what needs no waiting: a cached reply, a plain function. Else `None`."""
-    answer: Answer | None = getattr(_in_context(engine), "answer_now", None)
-    reply = answer(request) if answer else None
+    answer = getattr(_in_context(engine), "answer_now", None)
+    reply: Reply | None = answer and answer(request)
     return reply and finished(reply, request)
-
-
-Answer = Callable[[Request], Reply | None]
 
 
 def _in_context(engine: Engine) -> Engine:

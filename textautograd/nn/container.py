@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from textautograd.errors import UsageError
-from textautograd.nn.module import Container, Module
+from textautograd.nn.module import Module
 
 
-class _Listed(Container):
+class _Listed(Module):
     items: list[Module]
 
-    def _named_parts(self) -> Iterator[tuple[int, Module]]:
-        yield from enumerate(self.items)
+    def _named_parts(self) -> Iterable[tuple[int, Module]]:
+        return enumerate(self.items)
 
     def __iter__(self) -> Iterator[Module]:
         return iter(self.items)
@@ -52,7 +52,7 @@ class ModuleList(_Listed):
         return self
 
 
-class ModuleDict(Container):
+class ModuleDict(Module):
     """A dict of modules."""
 
     def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
@@ -62,8 +62,8 @@ class ModuleDict(Container):
         for name, module in (modules or {}).items():
             self[name] = module
 
-    def _named_parts(self) -> Iterator[tuple[str, Module]]:
-        yield from self.items_by_name.items()
+    def _named_parts(self) -> Iterable[tuple[str, Module]]:
+        return self.items_by_name.items()
 
     def __setitem__(self, name: str, module: Module) -> None:
         if not isinstance(name, str):

@@ -7,12 +7,12 @@ and no `super().__init__()` to forget.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from reprlib import recursive_repr
 from typing import Any, TypeVar
 
-from textautograd.anomaly import calling, within
+from textautograd.anomaly import entered, within
 from textautograd.base import RemovableHandle
 from textautograd.engines import as_engine
 from textautograd.engines.base import Engine
@@ -48,7 +48,7 @@ class Module:
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         if is_anomaly_enabled() and within()[-1:] != (self,):
-            with calling(self):
+            with entered(self):
                 return self(*args, **kwargs)
         hooks = self.__dict__.get("_forward_hooks") or {}
         before = self.__dict__.get("_forward_pre_hooks") or {}
@@ -71,6 +71,10 @@ class Module:
         for name, part in _walk(self):
             if isinstance(part, Module):
                 yield name, part
+
+    def _named_parts(self) -> Iterable[tuple[Any, Any]]:
+        """Where parameters and modules are looked for; a container's have names of their own."""
+        return vars(self).items()
 
     def modules(self) -> Iterator[Module]:
         """Every module in here, this one first."""
@@ -299,7 +303,7 @@ def _walk(root: Module) -> list[tuple[str, Module | Parameter]]:
 
 def _children(item: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(item, Module):
-        found = item._named_parts() if isinstance(item, Container) else vars(item).items()
+        found = item._named_parts()
     elif isinstance(item, dict):
         found = item.items()
     elif isinstance(item, (list, tuple)):
@@ -309,13 +313,6 @@ def _children(item: Any) -> Iterator[tuple[Any, Any]]:
     for key, part in found:
         if isinstance(part, (Module, Parameter, dict, list, tuple)):
             yield key, part
-
-
-class Container(Module):
-    """A module whose parts have names of their own."""
-
-    def _named_parts(self) -> Iterator[tuple[Any, Any]]:
-        raise NotImplementedError
 
 
 def _parts(module: Module) -> Iterator[tuple[str, Any]]:
