@@ -65,6 +65,7 @@ def test_it_routes_by_model_and_forwards_the_rest_as_it_is() -> None:
         | {"stop": ["x"], "unknown": {"a": [1]}}
     ]
     assert b.headers[0]["Authorization"] == "Bearer key of b"  # never the run's
+    assert b.headers[0]["Connection"] == "close"  # an idle connection may be closed as it is used
     assert [model["id"] for model in models["data"]] == ["a", "b"]
 
 

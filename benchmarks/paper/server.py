@@ -84,7 +84,9 @@ class Proxy:
     async def connected(self, app: web.Application) -> AsyncIterator[None]:
         """The connections to the models, as long as the server runs."""
         # llama.cpp queues what finds no slot, so neither time nor connections are limited here.
-        timeout, connector = aiohttp.ClientTimeout(total=None), aiohttp.TCPConnector(limit=0)
+        timeout = aiohttp.ClientTimeout(total=None)
+        # It closes idle connections, also one on which a request is just being sent.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
         async with aiohttp.ClientSession(timeout=timeout, connector=connector) as self.session:
             yield
 
