@@ -227,6 +227,14 @@ def test_the_default_is_the_contexts_else_the_environments(monkeypatch: pytest.M
     assert seen == [as_engine("openai/of-the-environment")]
 
 
+def test_a_small_model_does_not_step_in_unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEXTAUTOGRAD_MODEL", raising=False)
+    with pytest.warns(UserWarning, match="no engine was named .* so 'local' answers"):
+        assert contextvars.Context().run(default_engine) is as_engine("local")
+    monkeypatch.setenv("TEXTAUTOGRAD_MODEL", "local")  # named, so there is no warning
+    assert contextvars.Context().run(default_engine) is as_engine("local")
+
+
 def test_everything_that_is_promised_is_there() -> None:
     names = [name for name in engines.__all__ if name != "Local"]  # needs its extra
     assert all(getattr(engines, name) for name in names)

@@ -438,7 +438,7 @@ def test_another_module_or_state_or_loss_in_the_same_directory_is_refused(tmp_pa
         ta.fit(
             agent.to(engine),
             TRAIN,
-            nn.JudgeLoss("Be brief."),
+            nn.JudgeLoss("Be brief.", engine=engine),
             optimizer,
             val=VAL,
             steps=1,

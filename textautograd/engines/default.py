@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -63,11 +64,22 @@ def chosen_engine() -> Engine | None:
 
 
 def default_engine() -> Engine:
-    """The context's engine, else the one that TEXTAUTOGRAD_MODEL names, else "local"."""
+    """The context's engine, else the one that TEXTAUTOGRAD_MODEL names, else "local".
+
+    The last with a `UserWarning`: an agent on a large model does not mean to have its tools'
+    gradients, or its rewrites, written by a small one.
+    """
     chosen = chosen_engine()
     if chosen is not None:
         return chosen
     name = os.environ.get("TEXTAUTOGRAD_MODEL", "").strip()
+    if not name:
+        warnings.warn(
+            "no engine was named for a call, a gradient or a rewrite, so 'local' answers, a small "
+            "model in this process: name one by .to(…), engine=…, ta.use_engine(…) or the variable "
+            "TEXTAUTOGRAD_MODEL, if only 'local'",
+            stacklevel=1,
+        )
     try:
         return as_engine(name or "local")
     except UsageError as error:
