@@ -110,6 +110,12 @@ METHODS = {
     "train-gate": Method("gate on the training set", gate="train"),
     "train-gate-5": Method("gate on the training set, 5 candidates", gate="train", candidates=5),
     "sgd-5": Method("5 candidates", candidates=5),
+    # what 5 candidates bring to the others: whether it is the gradient or the search
+    "random-5": Method(
+        "rewrites without data, gated, 5 candidates", rule=everywhere, prompt=uninformed, candidates=5
+    ),
+    "textgrad-5": Method("optim.TextGrad, 5 candidates", optim.TextGrad, None, candidates=5),
+    "optoprime-5": Method("optim.OptoPrime, 5 candidates", optim.OptoPrime, None, candidates=5),
     # the LIAR ablation has these besides "edges" and "no-gate"
     "no-gradient": Method("no gradient", rule=no_gradient),
     "blind": Method("no neighbourhood: strictly blind", rule=rules.blind(rules.semantic)),
