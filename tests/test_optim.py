@@ -178,6 +178,18 @@ def test_an_unusable_rewrite_is_asked_again_once_then_left_alone(bad: str | Repl
     )
 
 
+@pytest.mark.parametrize("rival", [optim.SGD, optim.TextGrad, optim.OptoPrime])
+def test_what_is_asked_again_is_drawn_at_a_temperature(rival: Any) -> None:
+    engine = Scripted(lambda request: "No reply of that form.")
+    agent = nn.LLM("old").to(Scripted(lambda request: '{"instruction": "Lima, I think."}'))
+    optimizer = rival(agent.parameters(), engine=engine, seed=3, temperature=0.7)
+    nn.ExactMatchLoss()(agent("Capital of Peru?"), "Lima").backward(rule=optimizer.rule)
+    optimizer.step()
+    first, again = engine.calls
+    assert (first.temperature, first.sample) == (0.0, 0)
+    assert (again.temperature, again.sample) == (0.7, 3 * 10**6)
+
+
 TAKEN = {
     "O1 def": "Define what is asked by default; def f(): pass",
     "O2 TERMINATE": "Write TERMINATE when done.",
@@ -220,7 +232,8 @@ def test_a_refused_rewrite_is_not_drawn_again_from_the_same_request() -> None:
     assert not optimizer.step().accepted
     state = json.loads(json.dumps(optimizer.state_dict()))
     first, again = engine.calls
-    assert (first.temperature, first.sample, again.temperature) == (0.0, 0, 0.0)
+    assert (first.temperature, first.sample) == (0.0, 0)
+    assert (again.temperature, again.sample) == (1.0, 3_000_000)
     resumed = optim.SGD([x], engine=engine, seed=3)
     resumed.load_state_dict(state)
     for each in (optimizer, resumed):
@@ -240,7 +253,8 @@ def test_a_refused_rewrite_changes_no_other_request() -> None:
     y.grad = ta.Gradient([Feedback("more evidence", output="o")])
     del engine.calls[:]
     optimizer.step()
-    assert {(call.temperature, call.sample) for call in engine.calls} == {(0.0, 0)}
+    firsts = [call for call in engine.calls if len(call.messages) == 2]
+    assert [(call.temperature, call.sample) for call in firsts] == [(0.0, 0)] * 2
 
 
 def test_state_of_before_there_were_refusals_can_be_loaded() -> None:

@@ -191,7 +191,7 @@ def test_optoprime_says_so_where_nothing_is_suggested() -> None:
     backed(optimizer, agent, "a of hardness 9")
     assert "nothing changed: rewrite refused" in str(optimizer.step())
     optimizer.step()
-    assert [call.temperature for call in engine.calls if call.purpose == "optimize"] == [0, 0, 1, 1]
+    assert [call.temperature for call in engine.calls if call.purpose == "optimize"] == [0, 1, 1, 1]
 
 
 def test_optoprime_documents_each_operation_once_and_shows_what_texts_are_made_of() -> None:

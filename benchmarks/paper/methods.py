@@ -112,7 +112,10 @@ METHODS = {
     "sgd-5": Method("5 candidates", candidates=5),
     # what 5 candidates bring to the others: whether it is the gradient or the search
     "random-5": Method(
-        "rewrites without data, gated, 5 candidates", rule=everywhere, prompt=uninformed, candidates=5
+        "rewrites without data, gated, 5 candidates",
+        rule=everywhere,
+        prompt=uninformed,
+        candidates=5,
     ),
     "textgrad-5": Method("optim.TextGrad, 5 candidates", optim.TextGrad, None, candidates=5),
     "optoprime-5": Method("optim.OptoPrime, 5 candidates", optim.OptoPrime, None, candidates=5),

@@ -74,7 +74,10 @@ def definition(method: Method) -> dict[str, Any]:
         return value if isinstance(value, str | int | tuple | None) else repr(value)
 
     named = [field.name for field in fields(method) if field.name != "what"]
-    return {name: told(getattr(method, name)) for name in named}
+    found = {name: told(getattr(method, name)) for name in named}
+    if method.candidates == 1 and method.peer is None and method.steps != 0:
+        found["again"] = "drawn at a temperature, as the first reply was at none"
+    return found
 
 
 def prompts(method: Method, stated: bool = False) -> list[Any]:

@@ -158,19 +158,26 @@ class Rewriting(Optimizer):
         """The parts of one reply, or why there are none.
 
         One draw is at temperature 0, unless it should `differ` from an earlier one or the same
-        prompt `about` the same brought nothing usable before; several are at `temperature`.
+        prompt `about` the same brought nothing usable before; several are at `temperature`, and so
+        is what is asked once more: a model that is sure of its reply would give it again.
         """
         key = _digest(f"{about} {prompt(texts, '')}")
         differ = differ or self.candidates > 1 or key in self._refused
-        request = partial(
+        surest = partial(Request, purpose="optimize", temperature=0.0)
+        drawn = partial(
             Request,
             purpose="optimize",
-            temperature=self.temperature if differ else 0.0,
-            sample=self.seed * 10**6 + self.steps * 10**3 + candidate if differ else 0,
+            temperature=self.temperature,
+            sample=self.seed * 10**6 + self.steps * 10**3 + candidate,
         )
+        request = drawn if differ else surest
+
+        def written(how: str) -> list[Message]:
+            return prompt(short, how)
+
         try:
             short = await fitted(engine, form, request, texts, prompt)
-            return await fill_in(engine, form, lambda how: prompt(short, how), request, check)
+            return await fill_in(engine, form, written, request, check, again=drawn)
         except RunError:
             raise
         except ReplyError as error:

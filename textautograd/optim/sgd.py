@@ -40,8 +40,8 @@ class SGD(Rewriting):
         engine: an engine or its name, for the rewriting; by default the context's.
         examples: feedbacks shown per rewrite.
         candidates: new states to draw. One is drawn at temperature 0, unless a rewrite of the same
-            text has been rejected or the same request brought none that could be used; several at
-            `temperature`.
+            text has been rejected or the same request brought none that could be used; several, and
+            what is asked once more, at `temperature`.
         seed: of every random choice.
         temperature: of the draws that should differ.
         prompt: makes the messages of a rewriting call; see `textautograd.prompts.optimize`.

@@ -147,12 +147,13 @@ async def fill_in(
     messages: Callable[[str], list[Message]],
     request: Callable[..., Request],
     check: Callable[[Mapping[str, str | None]], str | None] = lambda parts: None,
+    again: Callable[..., Request] | None = None,
 ) -> dict[str, str | None]:
     """Asks for a form and parses it; asks once more where the reply cannot be used.
 
     `messages(how)` makes the prompt around the sentence that asks for the form; `check` may object
     to a well-formed reply by returning why. `request(messages, schema=…)` makes the request, with
-    its purpose and sampling.
+    its purpose and sampling; `again` does where it is asked once more, if that should differ.
 
     Raises:
         ReplyError: after the second reply; EngineError from the calls themselves.
@@ -166,7 +167,7 @@ async def fill_in(
         schema = form.schema() if structured == "schema" else None
         room = None if limit is None else limit - size(prompt, schema)
         prompt = prompt + _once_more(rejected, objection, room)
-        asking = request(prompt, schema=schema)
+        asking = (again if again and objection else request)(prompt, schema=schema)
         if limit is not None:
             check_size(size(prompt, schema), limit, f"the {asking.purpose} prompt")
         try:
