@@ -37,7 +37,8 @@ NOTE = """\
 Means over seeds, with 95 % intervals (bootstrap over seeds and questions; with one seed over
 questions alone, which is too narrow). Differences are paired, in points. Bold: the interval at
 5 % ÷ {comparisons} (Bonferroni, over the methods and tasks compared) excludes 0. A failed sample
-counts as wrong."""
+counts as wrong. Beside a peer's tokens is how much that is of those it was allowed, which `sgd` had
+spent on training in the same setting."""
 
 
 @dataclass
@@ -139,7 +140,7 @@ def table(group: Group, comparisons: int) -> str:
             f"{sum(bool(s.get('accepted')) for s in steps)} of {len(steps)}" if steps else "",
             f"{mean(words, runs):.0f}",
             f"{mean(lambda run: training(run, 0), runs):,.0f}",
-            f"{mean(lambda run: training(run, 1) + training(run, 2), runs):,.0f}",
+            f"{mean(tokens, runs):,.0f}{of_allowed(runs)}",
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -168,6 +169,17 @@ def words(run: Line) -> int:
 def training(run: Line, which: int) -> int:
     """Calls (0), input (1) or output tokens (2) of training."""
     return sum(counts[which] for counts in run["cost"].get("training", {}).values())
+
+
+def tokens(run: Line) -> int:
+    """Of training, sent and received."""
+    return training(run, 1) + training(run, 2)
+
+
+def of_allowed(runs: list[Line]) -> str:
+    """How much of the tokens that a peer was allowed it has used, if it was told how many."""
+    allowed = sum((run.get("settings") or {}).get("tokens") or 0 for run in runs)
+    return f" ({sum(map(tokens, runs)) / allowed:.0%})" if allowed else ""
 
 
 def mean(of: Callable[[Line], float], runs: list[Line]) -> float:

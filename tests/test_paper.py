@@ -426,6 +426,16 @@ def test_the_report_says_what_a_constant_answer_would_bring(root: Path) -> None:
     assert f"right in {line['most_frequent']} of them" in report.report([line])
 
 
+def test_the_report_says_how_much_of_its_tokens_a_peer_has_used(root: Path) -> None:
+    line = run(root, "sgd", Model())
+    (spent,) = [row for row in report.report([line]).split("\n") if "semantic gradient" in row][:1]
+    assert "%)" not in spent
+    used = report.tokens(line)
+    key = line["key"] | {"method": "peer-textgrad"}
+    peer = line | {"key": key, "settings": {"method": "textgrad", "tokens": 2 * used}}
+    assert f"| {used:,} (50%) |" in report.report([peer])
+
+
 def test_differences_are_paired_by_seed_and_question(root: Path) -> None:
     one, other = (run(root, "start", Model(), seed=seed) for seed in (0, 1))
     one["after"]["exact"] = [1, 1, 1, 0, 0, 0]
