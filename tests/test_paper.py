@@ -329,6 +329,61 @@ def test_a_server_that_dies_leaves_no_wrong_answers(root: Path) -> None:
     assert len(rest.seen) < after
 
 
+@pytest.mark.parametrize("stage", ["backward", "optimize", "gate"])
+def test_a_call_that_fails_in_training_is_no_opinion_and_ends_the_run(
+    root: Path, stage: str
+) -> None:
+    """A gate takes a failed sample for a bad candidate's, and the run for one that learnt nothing."""
+
+    class Failing(Dying):
+        def when(self, request: Request) -> bool:
+            rewritten = "Do better" in request.messages[0]["content"]
+            return not self.tripped and (request.purpose == stage or stage == "gate" and rewritten)
+
+        tripped = False
+
+        def said(self, request: Request) -> str:
+            try:
+                return super().said(request)
+            except ConnectionFailed:
+                self.tripped = True  # once: the server is there again
+                self.failed_after = len(self.seen)
+                raise
+
+    model = Failing(ConnectionFailed("gone"))
+    with pytest.raises(ConnectionFailed, match="gone"):
+        run(root, "sgd", model, "calls.sqlite")
+    assert len(model.seen) < model.failed_after + 12  # those that were under way
+    model.rewrites = 0
+    whole = run(root, "sgd", Model())
+    again = run(root, "sgd", model, "calls.sqlite")
+    assert [step["failed"] for step in again["steps"]] == [[]] * 4
+    assert again["after"] == whole["after"]
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "why"),
+    [
+        ("bbh/navigate", "only-party", "has no node party; it has hint_1, hint_2, solve"),
+        ("bbh/same", "wrong-labels", "all answers are the same"),
+        ("bbh/brackets", "format", "what an answer to bbh/brackets looks like is not known"),
+    ],
+)
+def test_a_run_that_there_cannot_be_is_refused_before_a_call(
+    root: Path, task: str, method: str, why: str
+) -> None:
+    for name, answers in (("same", ["(A)"]), ("brackets", ["] ]", ">"])):
+        rows = [{"input": f"{i}?", "target": answers[i % len(answers)]} for i in range(40)]
+        (root / "bbh" / f"{name}.json").write_text(json.dumps({"examples": rows}), "utf-8")
+    model = Model()
+    setting = Setting(task, method, "a", "b", sizes=(4, 4, 4), steps=1, batch_size=4)
+    with pytest.raises(UsageError, match=why):
+        ours(setting, root, root / "calls.sqlite", lambda *_: engines.Scripted(model))
+    assert not model.seen
+    told = dry.report([setting, replace(setting, method="start", task="bbh/navigate")], root)
+    assert re.search(f"Not counted: {task}, {method}: .*{why}", told)
+
+
 def test_what_a_provider_refuses_is_a_wrong_answer(root: Path) -> None:
     question = load("liar", root, 0, (8, 8, 6)).test[0].question
 
@@ -521,8 +576,20 @@ def test_a_dry_run_costs_what_the_run_costs(root: Path, capsys: pytest.CaptureFi
     # 2 calls a question before training, as both hints begin alike: 16 before and as many after
     assert "| bbh/navigate | sgd | 1 | 72 | 4 | 6 |" in said
     assert "| $0." in said
+    peer = Setting("bbh/navigate", "peer-gepa", "a", "b")
     with pytest.raises(UsageError, match="only its run tells"):
-        dry.report([Setting("bbh/navigate", "peer-gepa", "a", "b")], root)
+        dry.report([peer], root)
+
+
+def test_a_dry_run_of_a_queue_tells_runs_apart_and_names_what_it_leaves_out(root: Path) -> None:
+    some = Setting("bbh/navigate", "start", "a", "b", sizes=(4, 4, 4))
+    queue = [some, replace(some, seed=1), replace(some, stated=True)]
+    told = dry.report([*queue, replace(some, method="peer-gepa")], root).splitlines()
+    assert [line.split(" | ")[1:3] for line in told[2:4]] == [
+        ["start", "2"],
+        ["start, form stated", "1"],
+    ]
+    assert told[-1].startswith("Not counted: peer-gepa: it is a peer")
 
 
 def test_a_run_that_states_the_form_starts_where_the_control_ends(root: Path) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.counted.meter import Meter, text
@@ -60,26 +60,32 @@ HEAD = """\
 def report(settings: list[Setting], root: Path) -> str:
     """Calls, tokens and cost of settings, as a table; the same with another seed is not run again.
 
-    Tasks whose file is not there are named at the end.
+    What is not counted is named at the end: peers, tasks whose file is not there, runs that there
+    cannot be.
 
     Raises:
-        UsageError: a peer's run, whose calls only it knows.
+        UsageError: nothing can be counted, and why.
     """
     meter = Meter()
     absent: dict[str, None] = {}
-    rows: dict[tuple[str, str], Cost] = {}
+    refused: dict[str, UsageError] = {}
+    rows: dict[Setting, Cost] = {}
     for setting in settings:
-        if METHODS[setting.method].peer:
-            raise UsageError(f"{setting.method} is a peer: what it costs only its run tells")
-        known = rows.get((setting.task, setting.method))
-        if known is not None:
-            known.seeds += 1
-            continue
-        try:
-            rows[setting.task, setting.method] = cost(setting, root, meter)
-        except DataError:
-            absent[setting.task] = None
-    found = [row(task, method, cost) for (task, method), cost in rows.items()]
+        about = replace(setting, seed=0, sizes=tuple(setting.sizes))
+        if about in rows:
+            rows[about].seeds += 1
+        elif METHODS[setting.method].peer:
+            refused[setting.method] = UsageError("it is a peer: what it costs only its run tells")
+        elif setting.task not in absent:
+            try:
+                rows[about] = cost(setting, root, meter)
+            except DataError:
+                absent[setting.task] = None
+            except UsageError as error:
+                refused[f"{setting.task}, {setting.method}"] = error
+    if refused and not rows:
+        raise next(iter(refused.values()))
+    found = [row(setting, cost) for setting, cost in rows.items()]
     usd = [cost.usd and cost.usd * cost.seeds for cost in rows.values()]
     unknown = usd.count(None)
     total = f"In all ${sum(each or 0 for each in usd):.2f}"
@@ -87,6 +93,7 @@ def report(settings: list[Setting], root: Path) -> str:
         total += f", and {unknown} rows at unknown prices"
     if absent:
         total += f"\nNot there, and not counted: {', '.join(absent)}"
+    total += "".join(f"\nNot counted: {about}: {error}" for about, error in refused.items())
     return "\n".join([HEAD, *found, "", total])
 
 
@@ -123,12 +130,13 @@ def cost(setting: Setting, root: Path, meter: Meter) -> Cost:
     return found
 
 
-def row(task: str, method: str, found: Cost) -> str:
+def row(setting: Setting, found: Cost) -> str:
     """Of the table; sums over seeds."""
+    method = f"{setting.method}, form stated" if setting.stated else setting.method
     numbers = [found.calls[purpose] for purpose in ("forward", "backward", "optimize")]
     cells = [f"{found.seeds * number:,}" for number in (*numbers, *found.tokens)]
     usd = "unknown" if found.usd is None else f"${found.seeds * found.usd:.2f}"
-    return f"| {task} | {method} | {found.seeds} | {' | '.join(cells)} | {usd} |"
+    return f"| {setting.task} | {method} | {found.seeds} | {' | '.join(cells)} | {usd} |"
 
 
 def _price(model: str) -> tuple[float, float] | None:
@@ -136,5 +144,6 @@ def _price(model: str) -> tuple[float, float] | None:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     import litellm
 
-    found = litellm.model_cost.get(model)
-    return found and (found["input_cost_per_token"], found["output_cost_per_token"])
+    found = litellm.model_cost.get(model, {})
+    price = found.get("input_cost_per_token"), found.get("output_cost_per_token")
+    return None if None in price else price

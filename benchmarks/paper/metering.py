@@ -9,7 +9,12 @@ from pathlib import Path
 from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.engines.cache import Cached, key_of
-from textautograd.errors import BudgetExceeded, IncompleteReplyError
+from textautograd.errors import (
+    BadRequestError,
+    BudgetExceeded,
+    EngineError,
+    IncompleteReplyError,
+)
 
 
 @dataclass
@@ -24,6 +29,7 @@ class Tally:
     stage: str = "before"
     found: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
+    failed: EngineError | None = None
 
     def add(self, purpose: str, key: str, tokens: list[int]) -> None:
         """One call, if it is the first of its kind."""
@@ -38,7 +44,13 @@ class Tally:
         return sum(counts[1] + counts[2] for counts in self.found.get(stage, {}).values())
 
     def check(self) -> None:
-        """Ends training, as a budget does, when its tokens are used up."""
+        """Before a call: ends training, as a budget does, when its tokens are used up.
+
+        Raises:
+            EngineError: a call failed before. What follows would be another run's.
+        """
+        if self.failed is not None:
+            raise self.failed
         if self.stage == "training" and self.limit is not None:
             spent = self.tokens("training")
             if spent >= self.limit:
@@ -49,7 +61,8 @@ class Metered(Wrapper):
     """Tells a tally; and takes a forward reply that was cut off at its limit as it is.
 
     So does the reference, and so do the peers: else their wrong answers would teach them what ours
-    cannot learn from.
+    cannot learn from. A call that fails for any reason but its own request is kept in the tally: a
+    gate would take it for a bad candidate.
     """
 
     def __init__(self, engine: Engine, cache: Path, tally: Tally) -> None:
@@ -61,8 +74,8 @@ class Metered(Wrapper):
         self.tally.check()
         try:
             reply = await self.inner.complete(request)
-        except IncompleteReplyError as error:
-            return self._cut(request, error)
+        except EngineError as error:
+            return self._instead(request, error)
         self._count(request)
         return reply
 
@@ -70,17 +83,20 @@ class Metered(Wrapper):
         self.tally.check()
         try:
             reply = super().answer_now(request)
-        except IncompleteReplyError as error:
-            return self._cut(request, error)
+        except EngineError as error:
+            return self._instead(request, error)
         if reply is not None:
             self._count(request)
         return reply
 
-    def _cut(self, request: Request, error: IncompleteReplyError) -> Reply:
-        self._count(request)
-        if request.purpose != "forward":
-            raise error
-        return Reply(error.text)
+    def _instead(self, request: Request, error: EngineError) -> Reply:
+        if isinstance(error, IncompleteReplyError):
+            self._count(request)
+            if request.purpose == "forward":
+                return Reply(error.text)
+        elif not isinstance(error, BadRequestError):
+            self.tally.failed = error
+        raise error
 
     def _count(self, request: Request) -> None:
         key = key_of(self.identity, request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ FORMATS = {  # what an answer looks like, for runs that state it
     "liar": YES_NO,
 }
 CHOICE = "Reply with the letter of the right option in brackets, as in (A), and nothing else."
+_CHOICE = re.compile(r"\([A-Z]\)")
 BINARY = ("liar",)  # whose labels are reported one by one
 
 
@@ -50,7 +52,17 @@ class Questions:
 
     @property
     def format(self) -> str:
-        """What an answer looks like."""
+        """What an answer looks like.
+
+        Raises:
+            UsageError: nothing tells.
+        """
+        examples = [*self.train, *self.val, *self.test]
+        if self.task not in FORMATS and not any(_CHOICE.fullmatch(e.answer) for e in examples):
+            raise UsageError(
+                f"what an answer to {self.task} looks like is not known: it is no choice like (A), "
+                "and FORMATS in benchmarks/paper/questions.py does not say"
+            )
         return FORMATS.get(self.task, CHOICE)
 
     @property

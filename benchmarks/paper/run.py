@@ -18,8 +18,9 @@ from benchmarks.paper.methods import METHODS, Method
 from benchmarks.paper.questions import BINARY, Questions, load, with_wrong_answers
 from benchmarks.paper.settings import Setting
 from textautograd import nn, optim
+from textautograd.data import Example
 from textautograd.engines.base import Engine
-from textautograd.errors import BadRequestError
+from textautograd.errors import BadRequestError, UsageError
 
 MakeEngine = Callable[[str, int], Engine]
 """(model, tokens of a reply where a request sets no limit) → engine."""
@@ -30,7 +31,12 @@ KEPT = ("step", "wrong", "failed", "before", "after", "accepted", "changes", "wh
 
 def ours(setting: Setting, root: Path, cache: Path, make: MakeEngine) -> Line:
     """Runs a setting; what was answered before is read from `cache`, so a run that was interrupted
-    goes on where it was."""
+    goes on where it was.
+
+    Raises:
+        UsageError: there is no such run of this task; before a call. EngineError: a call failed,
+            for another reason than what it asked.
+    """
     method = METHODS[setting.method]
     questions = load(setting.task, root, setting.seed, setting.sizes)
     tally = Tally(setting.tokens)
@@ -39,12 +45,18 @@ def ours(setting: Setting, root: Path, cache: Path, make: MakeEngine) -> Line:
     agent = Graph(questions.graph(setting.reasoning, setting.stated), setting.max_tokens).to(engine)
     started = time.time()
     initial = agent.instructions()
+    if method.only not in (None, *initial):
+        raise UsageError(f"{setting.task} has no node {method.only}; it has {', '.join(initial)}")
+    examples = with_wrong_answers(questions.train) if method.wrong_labels else questions.train
+    form = questions.format if method.state_format else ""
     before = answers(agent, questions)
     tally.stage = "training"
-    if method.state_format:
+    if form:
         last = agent.parts[agent.nodes[-1]["name"]].instruction
-        last.data = f"{last.data} {questions.format}"
-    steps, stopped = train(setting, method, agent, questions, writer)
+        last.data = f"{last.data} {form}"
+    steps, stopped = train(setting, method, agent, questions, examples, writer)
+    if tally.failed is not None:
+        raise tally.failed
     tally.stage = "after"
     after = before if agent.instructions() == initial else answers(agent, questions)
     return {
@@ -63,9 +75,14 @@ def ours(setting: Setting, root: Path, cache: Path, make: MakeEngine) -> Line:
 
 
 def train(
-    setting: Setting, method: Method, agent: Graph, questions: Questions, writer: Engine
+    setting: Setting,
+    method: Method,
+    agent: Graph,
+    questions: Questions,
+    examples: list[Example],
+    writer: Engine,
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """What each step did, and why training ended early, if it did."""
+    """What each step on `examples` did, and why training ended early, if it did."""
     steps = setting.steps if method.steps is None else method.steps
     if not steps:
         return [], None
@@ -78,13 +95,12 @@ def train(
     optimizer = method.optimizer(
         parameters.values(), engine=writer, seed=setting.seed, **shown, **method.arguments()
     )
-    examples = questions.train
     history = ta.fit(
         agent,
-        with_wrong_answers(examples) if method.wrong_labels else examples,
+        examples,
         nn.ExactMatchLoss(questions.extract),
         optimizer,
-        val=(questions.val or examples) if method.gate == "val" else examples,
+        val=(questions.val if method.gate == "val" else []) or questions.train,
         steps=steps,
         batch_size=setting.batch_size,
         seed=setting.seed,
