@@ -20,16 +20,17 @@ from benchmarks.paper.lines import Line
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.settings import Setting, queued
 from benchmarks.paper.statistics import Interval, interval
+from textautograd.checking import misfit
 from textautograd.errors import UsageError
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- paper: begin -->\n", "<!-- paper: end -->\n"
-# of a line, of its key, and of what it says before and after training
-NEEDED = {"key": dict, "before": dict, "after": dict, "steps": list, "cost": dict}
-NEEDED |= {"most_frequent": int, "instructions": dict}
-OF_KEY: dict[str, type] = {"task": str, "method": str, "seed": int, "sizes": list, "steps": int}
-OF_KEY |= {"batch_size": int, "model": str, "optimizer_model": str}
-OF_STAGE: dict[str, type] = {"exact": list, "lenient": list}
+KEY = {"task": str, "method": str, "seed": int, "sizes": (int, int, int), "steps": int}
+KEY |= {"batch_size": int, "model": str, "optimizer_model": str, "tokens": int | None}
+STAGE = {"exact": [int], "lenient": [int]}
+COST = {str: {str: (int, int, int)}}  # by stage and purpose: calls, tokens in and out
+SHAPE = {"key": KEY, "before": STAGE, "after": STAGE, "steps": [dict], "cost": COST}
+SHAPE |= {"most_frequent": int, "instructions": {str: str}, "error": dict | None}
 STATE = ("definition", "prompts")  # of a method
 SETTINGS = [f.name for f in fields(Setting) if f.name not in ("task", "method", "seed")]
 
@@ -222,17 +223,38 @@ def check(found: list[Line]) -> None:
     Raises:
         UsageError: one cannot.
     """
+    first: dict[str, tuple[int, int]] = {}
     for number, line in enumerate(found, 1):
-        parts = [(line["key"], OF_KEY), (line["before"], OF_STAGE), (line["after"], OF_STAGE)]
-        lacks = [n for held, names in parts for n in names if not isinstance(held.get(n), names[n])]
-        lacks += ["error"] if "error" not in line else []
-        stages = line["cost"].values()
-        is_counted = all(isinstance(stage, dict) for stage in stages) and all(
-            isinstance(counts, list) and len(counts) == 3 for s in stages for counts in s.values()
-        )
-        lacks += [] if is_counted else ["its cost by purpose"]
-        if lacks:
-            raise UsageError(f"result {number} lacks {', '.join(lacks)}: mend or delete its line")
+        why = misfit(line, SHAPE) or _unfit(line)
+        if not why:
+            asked = json.dumps([line["key"]["task"], line["key"]["sizes"]])
+            held_out = len(line["after"]["exact"])
+            other, there = first.setdefault(asked, (number, held_out))
+            if held_out != there:
+                why = f"it has {held_out} held-out questions of the same kind as {there} in result "
+                why += str(other)
+        if why:
+            raise UsageError(f"result {number} cannot be reported: {why}: mend or delete its line")
+
+
+def _unfit(line: Line) -> str | None:
+    """What is wrong with a line that has all its parts."""
+    if line["error"] is not None and (
+        why := misfit(line["error"], {"type": str, "message": str}, "its error")
+    ):
+        return why
+    lists = {f"{s}.{n}": line[s][n] for s in ("before", "after") for n in STAGE}
+    if any(hit not in (0, 1) for hits in lists.values() for hit in hits):
+        return "what is right or wrong is neither 0 nor 1"
+    if "labels" in line:
+        if why := misfit(line["labels"], [str], "labels"):
+            return why
+        lists["labels"] = line["labels"]
+    (_, one), *others = lists.items()
+    for name, other in others:
+        if len(other) != len(one):
+            return f"{name} is of {len(other)} questions, and before.exact of {len(one)}"
+    return None if one else "there are no questions"
 
 
 def missing(found: list[Line]) -> list[Setting]:
@@ -273,8 +295,10 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="into benchmarks/README.md")
     arguments = parser.parse_args()
     try:
-        found = lines.read(arguments.results, NEEDED)
+        found = lines.read(arguments.results)
         check(found)
+        if not found:
+            raise UsageError(f"there are no results in {arguments.results}")
     except (UsageError, OSError) as error:
         sys.exit(str(error))
     text = report(found)

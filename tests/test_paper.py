@@ -333,12 +333,12 @@ def test_a_server_that_dies_leaves_no_wrong_answers(root: Path) -> None:
 def test_a_call_that_fails_in_training_is_no_opinion_and_ends_the_run(
     root: Path, stage: str
 ) -> None:
-    """A gate takes a failed sample for a bad candidate's, and the run for one that learnt nothing."""
+    """A gate would take a sample that failed for a bad candidate's, and the run would count."""
 
     class Failing(Dying):
         def when(self, request: Request) -> bool:
             rewritten = "Do better" in request.messages[0]["content"]
-            return not self.tripped and (request.purpose == stage or stage == "gate" and rewritten)
+            return not self.tripped and (rewritten if stage == "gate" else request.purpose == stage)
 
         tripped = False
 
@@ -554,19 +554,43 @@ def test_what_a_peer_says_cannot_leave_its_cell(root: Path) -> None:
 def test_a_report_of_a_damaged_file_is_one_line(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "bad").write_text('{"key": {}}\n')
+    (tmp_path / "bad").write_text('{"key": 1}\n')
     line = run(root, "start", Model())
-    stage = {"exact": [1]}
-    bad = {"key": {}, "before": stage, "cost": {"training": {"forward": [1]}}}
-    (tmp_path / "lacks").write_text("".join(json.dumps(o) + "\n" for o in (line, line | bad)))
+    rows = (line, line | {"key": {}})
+    (tmp_path / "lacks").write_text("".join(json.dumps(o) + "\n" for o in rows))
     for place, why in (
         (tmp_path / "bad", "line 1 is damaged"),
-        (tmp_path / "lacks", r"result 2 lacks task, method, .*lenient, its cost.*: mend or delete"),
+        (tmp_path / "lacks", "result 2 cannot be reported: it.key lacks task, method, .*: mend or"),
+        (tmp_path / "none", "there are no results in .*none"),
         (tmp_path, "directory"),
     ):
-        monkeypatch.setattr("sys.argv", ["report", "--results", str(place)])
-        with pytest.raises(SystemExit, match=why):
-            report.main()
+        for write in ([], ["--write"]):
+            monkeypatch.setattr("sys.argv", ["report", "--results", str(place), *write])
+            with pytest.raises(SystemExit, match=why):
+                report.main()
+
+
+def test_what_cannot_be_reported_is_named_before_a_table_is_made(root: Path) -> None:
+    line = run(root, "start", Model())
+    few, none = {"exact": [1], "lenient": [1]}, {"exact": [], "lenient": []}
+    right = line["after"]
+    for wrong, why in (
+        ({"key": line["key"] | {"sizes": []}}, "key.sizes is no list of 3"),
+        ({"key": line["key"] | {"tokens": "many"}}, "key.tokens is str"),
+        ({"after": right | {"exact": ["yes"] * 6}}, r"exact\[0\] is str"),
+        ({"after": right | {"lenient": [7] * 6}}, "neither 0 nor 1"),
+        ({"after": few}, "after.exact is of 1 questions, and before.exact of 6"),
+        ({"before": none, "after": none, "labels": []}, "there are no questions"),
+        ({"before": few, "after": few, "labels": ["No"]}, "1 held-out questions.* 6 in result 1"),
+        ({"labels": ["No"]}, "labels is of 1 questions"),
+        ({"labels": [[]] * 6}, r"labels\[0\] is list"),
+        ({"steps": [1]}, r"steps\[0\] is int"),
+        ({"instructions": {"a": 1}}, "instructions is int"),
+        ({"cost": {"training": {"forward": [1]}}}, "no list of 3"),
+        ({"error": {}}, "error lacks type, message"),
+    ):
+        with pytest.raises(UsageError, match=f"result 2 .*{why}.*: mend or delete its line"):
+            report.check([line, {**line, **wrong}])
 
 
 def test_a_dry_run_costs_what_the_run_costs(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
