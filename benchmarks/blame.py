@@ -54,6 +54,7 @@ import textautograd as ta
 from benchmarks.paper import lines
 from benchmarks.paper.numbers import at_least
 from textautograd import nn, rules
+from textautograd.checking import misfit
 from textautograd.engines import Engine, Request, Scripted
 from textautograd.errors import (
     ContentFilterError,
@@ -68,7 +69,9 @@ CASES = 105
 SEED = 1  # seed 0 was looked at: see above
 MAX_TOKENS = 200
 IN_FLIGHT = 8
-HOLDS = {"case": int, "rule": str, "model": str, "gradients": dict, "failed": int}  # of a line
+HOLDS = {"case": int, "rule": str, "model": str}  # of a line; then its whole shape
+SHAPE = HOLDS | {"gradients": {str: str | None}, "failed": int, "calls": int, "tokens": (int, int)}
+SHAPE |= {"seconds": int | float}
 RULES: dict[str, Any] = {
     "semantic": rules.semantic,
     "textgrad": rules.textgrad,
@@ -370,7 +373,16 @@ def read(out: Path) -> list[dict[str, Any]]:
     Raises:
         UsageError: a line is damaged. OSError: the file cannot be read.
     """
-    return lines.read(out, HOLDS)
+    found = lines.read(out, HOLDS)
+    for number, line in enumerate(found, 1):
+        why = misfit(line, SHAPE)
+        if not why and line["rule"] not in RULES:
+            why = f"there is no rule {line['rule']}"
+        if not why and line["gradients"].keys() != _case(line["case"], SEED).graph.keys():
+            why = f"its nodes are not those of case {line['case']}"
+        if why:
+            raise UsageError(f"{out}: result {number} is damaged: {why}: mend or delete its line")
+    return found
 
 
 def run(out: Path, engine: Engine, model: str, names: Sequence[str], number: int = CASES) -> None:
@@ -419,8 +431,8 @@ def report(out: Path) -> str:
     done = read(out)
     by_case = {(line["case"], line["rule"]): line for line in done}
     names = [name for name in RULES if any(name == rule for _, rule in by_case)]
-    highest = max((number for number, _ in by_case), default=-1)
-    shared = [c for c in cases(highest + 1) if all((c.number, n) in by_case for n in names)]
+    numbers = sorted({number for number, _ in by_case})
+    shared = [_case(i, SEED) for i in numbers if all((i, n) in by_case for n in names)]
     if not shared:
         return "No case is there for every rule."
     score = {

@@ -185,6 +185,26 @@ def test_a_file_that_is_none_of_its_own_stays(tmp_path: Path, bad: bytes | None)
         blame.main(["--out", str(out), "--model", "m", "--cases", "0"])
 
 
+def test_a_damaged_result_is_named_before_a_table_is_made(tmp_path: Path) -> None:
+    out = tmp_path / "b.jsonl"
+    blame.run(out, always("Change it."), "m", ["semantic"], 2)
+    line = json.loads(out.read_text().splitlines()[1])
+    for wrong, why in (
+        ({"rule": "magic"}, "there is no rule magic"),
+        ({"case": 10**12}, "its nodes are not those of case"),
+        ({"gradients": {}}, "its nodes are not those of case"),
+        ({"gradients": line["gradients"] | {"result": 5}}, "gradients is int"),
+        ({"calls": "one"}, "calls is str"),
+        ({"tokens": [1]}, "tokens is no list of 2"),
+        ({"seconds": None}, "seconds is NoneType"),
+    ):
+        damaged = tmp_path / "damaged.jsonl"
+        damaged.write_text(out.read_text() + json.dumps(line | wrong) + "\n")
+        for report in (["--report"], ["--model", "openai/m", "--api-base", "http://127.0.0.1:9"]):
+            with pytest.raises(SystemExit, match=rf"damaged\.jsonl: result 3 is damaged: .*{why}"):
+                blame.main(["--out", str(damaged), *report])
+
+
 def test_intervals() -> None:
     assert blame.wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
     low, high = blame.bootstrap([0.0, 1.0] * 50)
