@@ -30,6 +30,7 @@ from textautograd.errors import (
     ConnectionFailed,
     ContentFilterError,
     Error,
+    IncompleteReplyError,
     UsageError,
 )
 
@@ -327,6 +328,13 @@ def test_a_server_that_dies_leaves_no_wrong_answers(root: Path) -> None:
     rest.rewrites = whole.rewrites
     assert run(root, "no-gate", rest, f"{total - 4}.sqlite")["after"] == line["after"]
     assert len(rest.seen) < after
+
+
+@pytest.mark.parametrize("reason", [None, "error"])
+def test_what_a_server_says_for_a_model_is_no_answer(root: Path, reason: str | None) -> None:
+    page = IncompleteReplyError("no JSON object", text="<html>Busy</html>", finish_reason=reason)
+    with pytest.raises(IncompleteReplyError, match="no JSON"):
+        run(root, "start", Dying(page))
 
 
 @pytest.mark.parametrize("stage", ["backward", "optimize", "gate"])

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from textautograd.engines._checks import AT_LIMIT, CUT_OFF
 from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.engines.cache import Cached, key_of
@@ -15,6 +16,9 @@ from textautograd.errors import (
     EngineError,
     IncompleteReplyError,
 )
+
+_NO_REPLY = CUT_OFF - AT_LIMIT | {None}
+"""How an incomplete reply ends that is the server's failure and not the model's: a proxy's page."""
 
 
 @dataclass
@@ -90,7 +94,7 @@ class Metered(Wrapper):
         return reply
 
     def _instead(self, request: Request, error: EngineError) -> Reply:
-        if isinstance(error, IncompleteReplyError):
+        if isinstance(error, IncompleteReplyError) and error.finish_reason not in _NO_REPLY:
             self._count(request)
             if request.purpose == "forward":
                 return Reply(error.text)
