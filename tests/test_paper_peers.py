@@ -6,6 +6,7 @@ TEXTAUTOGRAD_PEERS names the virtual environment that `benchmarks/timed/peers.tx
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -286,12 +287,20 @@ def test_a_result_is_paid_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert go(url)["cost"] == {"before": {"forward": [1, 7, 3]}}
     assert go(gone)["cost"] == {"before": {"forward": [1, 7, 3]}}
     assert len(ran) == 1
-    for i, text in enumerate(('{"before": ["x"', "[]", json.dumps(result | {"before": []}))):
+    damages = [{"before": []}, {"before": 5}, {"after": [1, 2, 3]}, {"instructions": {"a": 1}}]
+    damages += [{"usage": {"before": {"calls": 1}}}, {"settings": []}, {"steps": [1]}]
+    texts = ['{"before": ["x"', "[]", "{}", *(json.dumps(result | damage) for damage in damages)]
+    for i, text in enumerate(texts):
         monkeypatch.setattr(subprocess, "run", script(text))
         for _ in range(2):
-            with pytest.raises(UsageError, match="delete"):
+            with pytest.raises(UsageError, match="is not done" if text == "{}" else "delete"):
                 go(gone, f"out-{i}")
-    assert len(ran) == 4
+    monkeypatch.setattr(subprocess, "run", script(json.dumps(result)))
+    for i, text in enumerate(("[]", '{"before": {"calls": 1}}', '{"before": []}', "1")):
+        body = io.BytesIO(text.encode())
+        monkeypatch.setattr("urllib.request.urlopen", lambda _, body=body: body)
+        with pytest.raises(UsageError, match=r"does not know what .* cost"):
+            go(gone, f"counts-{i}")
 
 
 def test_batches_are_drawn_by_the_seed(tmp_path: Path) -> None:

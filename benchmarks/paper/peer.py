@@ -15,8 +15,14 @@ from benchmarks.paper.methods import METHODS
 from benchmarks.paper.questions import Questions, load
 from benchmarks.paper.run import scores
 from benchmarks.paper.settings import Setting, digest
+from textautograd.checking import misfit
 from textautograd.data import Example
 from textautograd.errors import UsageError
+
+COUNTS = {"calls": int, "input_tokens": int, "output_tokens": int}
+RESULT = {"before": [str | None], "after": [str | None], "steps": [dict], "settings": dict}
+RESULT |= {"initial": {str: str}, "instructions": {str: str}, "versions": {str: str}}
+RESULT |= {"error": dict | None, "usage": {str: COUNTS}}
 
 
 def theirs(
@@ -56,6 +62,8 @@ def theirs(
     result = loaded(result_file)
     if result.get("after") is None:
         raise UsageError(f"{script} is not done, and goes on next time: see {folder / 'log.txt'}")
+    if why := misfit({"usage": {}} | result, RESULT):
+        raise UsageError(f"{result_file} is damaged, {why}: delete {folder} to run it again")
     if {len(result["before"]), len(result["after"])} != {len(questions.test)}:
         raise UsageError(f"{result_file} is about other questions: delete {folder}, or mend it")
     usage = result.get("usage") or {}
@@ -127,17 +135,18 @@ def asked_of(api_base: str, run: str, phases: list[str], folder: Path) -> dict[s
     """
     try:
         with urllib.request.urlopen(f"{api_base}/usage?run={run}") as reply:
-            found: dict[str, dict[str, int]] = json.load(reply)
+            found = json.load(reply)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"what {run} cost is not known, as {api_base} failed ({error}): its result stays in "
             f"{folder}, and is used when the server answers"
         ) from None
-    if not set(phases) <= found.keys():
+    if misfit(found, dict.fromkeys(phases, COUNTS)) or misfit(found, {str: COUNTS}):
         raise UsageError(
             f"{api_base} does not know what {run} cost: delete {folder} to run it again"
         )
-    return found
+    counted: dict[str, dict[str, int]] = found
+    return counted
 
 
 def cost(phases: dict[str, dict[str, int]]) -> dict[str, dict[str, list[int]]]:
