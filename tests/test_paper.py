@@ -406,10 +406,12 @@ def test_what_a_provider_refuses_is_a_wrong_answer(root: Path) -> None:
 
 def call(root: Path, *words: str, task: str = "bbh/navigate") -> int | str | None:
     """How the command exits."""
-    given = ["--task", task, "--data", str(root), "--out", str(root / "out")]
-    given += ["--results", str(root / "results" / "x.jsonl"), "--sizes", "4", "4", "4"]
+    given = ["--data", str(root), "--out", str(root / "out")]
+    given += ["--results", str(root / "results" / "x.jsonl")]
+    if "--queue" not in words:
+        given += ["--task", task, "--sizes", "4", "4", "4", "--steps", "1", "--batch-size", "4"]
     try:
-        main([*given, "--steps", "1", "--batch-size", "4", *words])
+        main([*given, *words])
     except SystemExit as end:
         return end.code
     return 0
@@ -432,6 +434,9 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
         ["--method", "peer-gepa", "--api-base", "http://127.0.0.1:9/v1", "--peers", "nowhere"],
         ["--method", "peer-gepa", "--peers", "{peers}"],
         ["--queue", "small", "--peers", "{peers}"],
+        # a queue says what it runs
+        *(["--queue", "full", "--model", "m"], ["--queue", "full", "--seed", "0"]),
+        *(["--queue", "small", "--no-reasoning"], ["--queue", "small", "--sizes", "4", "4", "4"]),
     ],
 )
 def test_arguments_are_refused_before_a_call(root: Path, model: Model, words: list[str]) -> None:
@@ -453,6 +458,47 @@ def test_what_cannot_be_read_or_written_is_one_line_before_a_call(
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and not model.seen
     assert call(root) == 0 and model.seen
+
+
+def test_a_peer_that_may_spend_what_sgd_did_waits_for_it(
+    root: Path, model: Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[int | None] = []
+
+    def theirs(setting: Setting, tokens: int | None, *_: Any) -> None:
+        given.append(tokens)
+        raise UsageError("as far as this goes")
+
+    monkeypatch.setattr(command, "theirs", theirs)
+    (root / "bin").mkdir()
+    (root / "bin" / "python").touch()
+    peer = ["--method", "peer-gepa", "--peers", str(root), "--api-base", "http://127.0.0.1:9/v1"]
+    assert call(root, *peer) == 1
+    assert "there is no line of sgd in this setting: run that first" in capsys.readouterr().err
+    assert call(root, *peer, "--tokens", "7") == 1
+    assert call(root, "--method", "sgd") == 0
+    assert call(root, *peer) == 1
+    (line,) = lines.read(root / "results" / "x.jsonl")
+    assert given == [7, sum(c[1] + c[2] for c in line["cost"]["training"].values())]
+
+
+def test_ctrl_c_ends_a_queue_in_one_line_and_the_same_command_goes_on(
+    root: Path, model: Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds = [Setting("bbh/navigate", "start", "a", "b", seed, (4, 4, 4)) for seed in (0, 1)]
+    monkeypatch.setattr(command, "queued", lambda name: seeds)
+
+    def interrupted(setting: Setting, *arguments: Any) -> Any:
+        if setting.seed:
+            raise KeyboardInterrupt
+        return ours(setting, *arguments)
+
+    monkeypatch.setattr(command, "ours", interrupted)
+    assert call(root, "--queue", "small") == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
+    monkeypatch.setattr(command, "ours", ours)
+    assert call(root, "--queue", "small") == 0
+    assert [line["key"]["seed"] for line in lines.read(root / "results" / "x.jsonl")] == [0, 1]
 
 
 def test_a_queue_ends_at_what_fails_every_run(

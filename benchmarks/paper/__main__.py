@@ -26,7 +26,7 @@ from benchmarks.paper.peer import theirs
 from benchmarks.paper.run import ours
 from benchmarks.paper.settings import Setting, queued
 from textautograd.engines.base import Engine
-from textautograd.errors import RunError
+from textautograd.errors import RunError, UsageError
 
 RESULTS = Path(__file__).parent.parent / "results" / "paper.jsonl"
 
@@ -40,6 +40,8 @@ def main(words: list[str] | None = None) -> None:
     else:
         given = {field.name: getattr(arguments, field.name) for field in fields(Setting)}
         wanted = [Setting(**{k: v for k, v in given.items() if v is not None})]
+    if arguments.queue and (ignored := given_besides(command, arguments)):
+        command.error(f"a queue says what it runs: leave out {', '.join(ignored)}")
     if wrong := objection(wanted, arguments):
         command.error(wrong)
     try:
@@ -49,8 +51,20 @@ def main(words: list[str] | None = None) -> None:
         lines.check(arguments.results)
     except (ta.Error, OSError) as error:
         sys.exit(str(error))
-    if not all_of(wanted, arguments):
+    try:
+        fine = all_of(wanted, arguments)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    if not fine:
         sys.exit(1)
+
+
+def given_besides(command: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[str]:
+    """The options of a single run that are not as they are by default."""
+    names = [field.name for field in fields(Setting)]
+    given = [n for n in names if getattr(arguments, n) != command.get_default(n)]
+    return [f"--{name.replace('_', '-')}" for name in given]
 
 
 def objection(wanted: list[Setting], arguments: argparse.Namespace) -> str | None:
@@ -92,6 +106,11 @@ def one(setting: Setting, arguments: argparse.Namespace) -> None:
     api_base = arguments.api_base
     if METHODS[setting.method].peer:
         tokens = setting.tokens or tokens_of_ours(setting, lines.read(arguments.results))
+        if tokens is None:
+            raise UsageError(
+                "it may spend the tokens that sgd spent on training, and there is no line of sgd "
+                "in this setting: run that first, or give --tokens"
+            )
         line = theirs(setting, tokens, arguments.data, arguments.out, api_base, arguments.peers)
     else:
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -111,7 +130,8 @@ def tokens_of_ours(setting: Setting, found: list[lines.Line]) -> int | None:
     """What training took `sgd` in the same setting, which a peer may spend as well."""
     key = replace(setting, method="sgd").key()
     same = [line for line in found if line["key"] == key]
-    return sum(c[1] + c[2] for c in same[0]["cost"]["training"].values()) if same else None
+    training = same[0]["cost"].get("training", {}) if same else None
+    return None if training is None else sum(c[1] + c[2] for c in training.values())
 
 
 def summary(line: lines.Line) -> str:
