@@ -158,48 +158,15 @@ def fit(
         finished = history.state, optimizer.state_dict()
         try:
             for step in range(len(history.metrics), steps):
-                batch = _batch(loader, step)
                 optimizer.zero_grad()
-                losses: list[TextVariable] = []
-                errors: list[str] = []
-                failures: list[Failure] = []
-                value, lost = None, 0
+                learnt = _Learnt()
                 if optimizer.needs_gradients:
-                    losses, errors = _forward(module, batch, loss_fn)
-                    loss = mean(losses)
-                    value, lost = loss.item(), len(errors)
-                    if loss.requires_grad and lost / len(batch) <= max_failed:
-                        tapes = [Walk([(x, Gradient())]) for x in losses]
-                        failures = backward(
-                            [(loss, Gradient())], rule=rule, engine=answering, all_may_fail=True
-                        )
-                        lost += _passed_by(tapes, failures)
-                gradients, wrong = _shown(optimizer), sum(x.item() > 0 for x in losses)
-                failed = [*errors, *map(str, failures)]
-                why = None
-                if lost / len(batch) > max_failed:  # 29 / 100 is .29, .29 * 100 is below 29
-                    why = f"{lost} of {len(batch)} samples failed, and max_failed is {max_failed:g}"
-                    why += f": {failed[0]}"
-                    optimizer.zero_grad()  # a step without gradients asks for no rewrite
+                    batch = _batch(loader, step)
+                    learnt = _learn(module, batch, loss_fn, optimizer, rule, answering, max_failed)
                 saved = gate.saved
                 result = optimizer.step_with(gate)
-                history.metrics.append(
-                    {
-                        "step": step,
-                        "loss": value,
-                        "wrong": wrong,
-                        "samples": len(losses),
-                        "failed": failed,
-                        "gradients": gradients,
-                        "before": result.before,
-                        "after": result.after,
-                        "accepted": result.accepted,
-                        "changes": {name: list(pair) for name, pair in result.changes.items()},
-                        "problems": [c.problems for c in result.candidates if c.problems],
-                        "why": why or (_why(result, wrong, failures) if losses else result.why),
-                        "gate_samples_saved": gate.saved - saved,
-                    }
-                )
+                found = _metrics(step, learnt, result)
+                history.metrics.append(found | {"gate_samples_saved": gate.saved - saved})
                 history.states += [
                     {"step": step, "state": c.state, "loss": c.loss, "error": c.error}
                     for c in result.candidates
@@ -218,6 +185,65 @@ def fit(
             history.stopped = str(error)
         history.usage = meter.spent
     return history
+
+
+@dataclass(slots=True)
+class _Learnt:
+    """What forward and backward brought: the mean loss, those of the samples that have one, what
+    happened to the others and to rules, and why nothing is to be rewritten, if so."""
+
+    value: float | None = None
+    losses: list[TextVariable] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    gradients: dict[str, list[str]] = field(default_factory=dict)
+    why: str | None = None
+
+
+def _learn(
+    module: Module,
+    batch: Sequence[Example],
+    loss_fn: LossFn,
+    optimizer: Optimizer,
+    rule: Rule,
+    engine: Engine | None,
+    max_failed: float,
+) -> _Learnt:
+    """Forward and backward on a batch; leaves no gradient where too much of it failed."""
+    losses, errors = _forward(module, batch, loss_fn)
+    failures: list[Failure] = []
+    loss = mean(losses)
+    value, lost = loss.item(), len(errors)
+    if loss.requires_grad and lost / len(batch) <= max_failed:
+        tapes = [Walk([(x, Gradient())]) for x in losses]
+        failures = backward([(loss, Gradient())], rule=rule, engine=engine, all_may_fail=True)
+        lost += _passed_by(tapes, failures)
+    learnt = _Learnt(value, losses, errors, failures, _shown(optimizer))
+    if lost / len(batch) > max_failed:  # 29 / 100 is .29, .29 * 100 is below 29
+        first = [*errors, *map(str, failures)][0]
+        learnt.why = f"{lost} of {len(batch)} samples failed, and max_failed is {max_failed:g}"
+        learnt.why += f": {first}"
+        optimizer.zero_grad()  # a step without gradients asks for no rewrite
+    return learnt
+
+
+def _metrics(step: int, learnt: _Learnt, result: StepResult) -> dict[str, Any]:
+    wrong = sum(x.item() > 0 for x in learnt.losses)
+    why = _why(result, wrong, learnt.failures) if learnt.losses else result.why
+    return {
+        "step": step,
+        "loss": learnt.value,
+        "wrong": wrong,
+        "samples": len(learnt.losses),
+        "failed": [*learnt.errors, *map(str, learnt.failures)],
+        "gradients": learnt.gradients,
+        "before": result.before,
+        "after": result.after,
+        "accepted": result.accepted,
+        "changes": {name: list(pair) for name, pair in result.changes.items()},
+        "problems": [c.problems for c in result.candidates if c.problems],
+        "why": learnt.why or why,
+    }
 
 
 def _forward(
