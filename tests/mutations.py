@@ -230,8 +230,8 @@ MUTATIONS = [
     Mutation(
         "a neighbour is left out of the joint prompt",
         "prompts/semantic.py",
-        "named = dict(zip(apart(tuple(inputs), _OTHERS), inputs.values(), strict=True))",
-        "named = dict([*zip(apart(tuple(inputs), _OTHERS), inputs.values(), strict=True)][:1])",
+        "    inner, names = tuple(inputs)",
+        "    inputs = dict([*inputs.items()][:1])\n    inner, names = tuple(inputs)",
         "rules",
     ),
     Mutation(

@@ -16,19 +16,18 @@ def quote(blocks: Mapping[str, str]) -> str:
     contains (`<hint-2>`), so no text can close its own block or open a neighbour's; nor does a tag
     with its number stand for another block without one. `printed` tells the tags.
     """
-    texts = tuple(blocks.values())
-    return _layout(tuple(blocks), suffix(blocks)) % texts
+    names, texts = tuple(blocks), tuple(blocks.values())
+    return laid_out(names, suffix(names, texts)) % texts
 
 
 def printed(blocks: Mapping[str, str]) -> dict[str, str]:
     """The tag that `quote` shows each of these blocks under, by its name."""
-    number = suffix(blocks)
+    number = suffix(tuple(blocks), tuple(blocks.values()))
     return {name: f"{tag}{number}" for name, tag in tags(blocks).items()}
 
 
-def suffix(blocks: Mapping[str, str]) -> str:
-    """What `quote` adds to the tags of these blocks."""
-    names, texts = tuple(blocks), blocks.values()
+def suffix(names: tuple[str, ...], texts: tuple[str, ...]) -> str:
+    """What `quote` adds to the tags of blocks of these names with these texts."""
     if not any(["<" in text for text in texts]):
         return ""
     own = frozenset([tag.lower() for tag in as_tags(names)])
@@ -43,7 +42,7 @@ def suffix(blocks: Mapping[str, str]) -> str:
 
 
 @lru_cache(maxsize=256)  # every call of a program has the same few names
-def _layout(names: tuple[str, ...], suffix: str) -> str:
+def laid_out(names: tuple[str, ...], suffix: str) -> str:
     """The quoted blocks of these names, with `%s` for each text."""
     return "\n\n".join(f"<{tag}{suffix}>\n%s\n</{tag}{suffix}>" for tag in as_tags(names))
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from textautograd.engines.base import Message
-from textautograd.prompts.quote import apart, plainly, quote, suffix, tags
+from textautograd.prompts.quote import apart, laid_out, plainly, suffix, tags
 
 SYSTEM = """\
 You look back at one step of a system that answers questions, and say how the step's inputs should \
@@ -27,35 +27,29 @@ def semantic(
     how: str,
 ) -> list[Message]:
     """Messages that ask how each input in `asked` should change."""
-    blocks = step(task, inputs, output, feedback)
-    names = ", ".join(shown_as(asked, inputs, blocks))
-    question = f"How should each of these inputs change: {names}?"
+    inner, names = tuple(inputs), blocks_of(tuple(inputs))
+    texts = (task, *inputs.values(), output, feedback)
+    added = suffix(names, texts)
+    listed = ", ".join(shown_as(tuple(asked), inner, added))
+    question = f"How should each of these inputs change: {listed}?"
     return [
         {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": f"{quote(blocks)}\n\n{question}\n{how}"},
+        {"role": "user", "content": f"{laid_out(names, added) % texts}\n\n{question}\n{how}"},
     ]
 
 
-def step(task: str, inputs: Mapping[str, str], output: str, feedback: str) -> dict[str, str]:
-    """One call as quoted blocks."""
-    named = dict(zip(apart(tuple(inputs), _OTHERS), inputs.values(), strict=True))
-    return {"task": task, **named, "output": output, "feedback": feedback}
+@lru_cache(maxsize=256)  # every call of a program has the same few names
+def blocks_of(inputs: tuple[str, ...]) -> tuple[str, ...]:
+    """What the blocks of one call are named, whose inputs have these names."""
+    return ("task", *apart(inputs, _OTHERS), "output", "feedback")
 
 
 _OTHERS = frozenset({"task", "output", "feedback"})
 
 
-def shown_as(
-    asked: Sequence[str], inputs: Mapping[str, str], blocks: Mapping[str, str]
-) -> tuple[str, ...]:
-    """Some of a step's inputs by name, and what their blocks are called where that differs."""
-    return _shown_as(tuple(asked), tuple(inputs), tuple(blocks), suffix(blocks))
-
-
 @lru_cache(maxsize=256)
-def _shown_as(
-    asked: tuple[str, ...], inputs: tuple[str, ...], blocks: tuple[str, ...], added: str
-) -> tuple[str, ...]:
-    at = tags(blocks)
+def shown_as(asked: tuple[str, ...], inputs: tuple[str, ...], added: str) -> tuple[str, ...]:
+    """Some of a step's inputs by name, and what their blocks are called where that differs."""
+    at = tags(blocks_of(inputs))
     shown = {n: f"{at[own]}{added}" for n, own in zip(inputs, apart(inputs, _OTHERS), strict=True)}
     return tuple([n if shown[n] == plainly(n) else f"{n} (shown as {shown[n]})" for n in asked])

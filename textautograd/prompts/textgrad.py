@@ -6,8 +6,8 @@ Method after textgrad 0.1.8, `autograd/llm_backward_prompts.py`.
 from collections.abc import Mapping
 
 from textautograd.engines.base import Message
-from textautograd.prompts.quote import printed, quote
-from textautograd.prompts.semantic import shown_as, step
+from textautograd.prompts.quote import laid_out, suffix
+from textautograd.prompts.semantic import blocks_of, shown_as
 
 SYSTEM = """\
 You are part of a system that improves a text, the variable, by giving feedback on it. You are \
@@ -21,13 +21,14 @@ def textgrad(
     task: str, inputs: Mapping[str, str], output: str, feedback: str, variable: str, how: str
 ) -> list[Message]:
     """Messages that ask for feedback on the one input `variable`, or on the instruction."""
-    blocks = step(task, inputs, output, feedback)
+    names, texts = blocks_of(tuple(inputs)), (task, *inputs.values(), output, feedback)
+    added = suffix(names, texts)
     if variable == "instruction":
-        name = f"instruction (shown in {printed(blocks)['task']})"
+        name = f"instruction (shown in task{added})"
     else:
-        (name,) = shown_as([variable], inputs, blocks)
+        (name,) = shown_as((variable,), tuple(inputs), added)
     question = f"The variable is {name}. Give feedback on it."
     return [
         {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": f"{quote(blocks)}\n\n{question}\n{how}"},
+        {"role": "user", "content": f"{laid_out(names, added) % texts}\n\n{question}\n{how}"},
     ]
