@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -402,3 +403,48 @@ def test_values_that_are_no_text_are_refused_at_every_door(value: Any) -> None:
 def test_what_cannot_be_called_is_refused_at_once(call: Any) -> None:
     with pytest.raises(ta.errors.UsageError):
         call()
+
+
+async def two(output: Any, target: Any) -> Any:
+    return 1.0, "no"
+
+
+class AsyncCall:
+    async def __call__(self, *given: Any, **named: Any) -> Any:
+        return None
+
+
+class AsyncAgent(Agent):
+    async def forward(self, question: Any) -> Any:  # type: ignore[override]
+        return super().forward(question)
+
+
+def test_nobody_awaits_an_async_function_so_it_is_refused_before_a_call() -> None:
+    engine = Scripted(sane)
+    agent, loss_fn = Agent().to(engine), nn.ExactMatchLoss()
+    held = agent.hint.instruction
+    data = [Example("Q?", "right")]
+    optimizer = optim.SGD(agent.parameters(), engine=engine)
+    again = {"steps": 1, "batch_size": 1}
+    other = AsyncCall()
+    for use in (
+        lambda: nn.FunctionLoss(two),  # type: ignore[arg-type]
+        lambda: nn.FunctionLoss(other),  # type: ignore[arg-type]
+        lambda: nn.ExactMatchLoss(extract=other),  # type: ignore[arg-type]
+        lambda: held.register_hook(other),
+        lambda: agent.register_forward_hook(other),
+        lambda: optim.SGD([held], check=other),  # type: ignore[arg-type]
+        lambda: optim.TextGrad([held], check=other),  # type: ignore[arg-type]
+        lambda: optim.SGD([held], prompt=other),  # type: ignore[arg-type]
+        lambda: optimizer.step(other),  # type: ignore[arg-type]
+        lambda: ta.map(other, [1]),
+        lambda: ta.call_tool(other, text="x"),  # type: ignore[arg-type]
+        lambda: ta.call_tool(partial(two, "a"), target="x"),
+        lambda: ta.evaluate(agent, data, two),  # type: ignore[arg-type]
+        lambda: ta.evaluate(AsyncAgent().to(engine), data, loss_fn),
+        lambda: ta.fit(agent, data, two, optimizer, **again),  # type: ignore[arg-type]
+        lambda: ta.fit(AsyncAgent().to(engine), data, loss_fn, optimizer, **again),
+    ):
+        with pytest.raises(errors.UsageError, match="async"):
+            use()
+    assert not engine.calls

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Self
 
-from textautograd.calling import mismatch
+from textautograd.calling import unusable
 from textautograd.errors import GraphError, UsageError
 from textautograd.tape import Gradient, Node, Site
 
@@ -140,7 +140,7 @@ class RemovableHandle:
     def __init__(self, hooks: dict[object, Any], hook: Any, *arguments: str) -> None:
         if not callable(hook):
             raise UsageError(f"a hook must be a function, not {hook!r}")
-        if why := mismatch(hook, *arguments):
+        if why := unusable(hook, *arguments):
             raise UsageError(f"this hook is called as ({', '.join(arguments)}), but {why}")
         self._hooks = hooks
         self._key = object()  # not the handle, which would close a cycle

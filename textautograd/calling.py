@@ -7,6 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it makes a coroutine."""
+    call = getattr(function, "__call__", None)  # noqa: B004 (the method itself is asked)
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+def unusable(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str | None:
+    """As `mismatch`, of a function whose result nobody will await."""
+    if is_async(function):
+        return "it is async, and is called as a plain function: write it with `def`"
+    return mismatch(function, *args, **kwargs)
+
+
 def mismatch(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str | None:
     """Why a call with these arguments would fail at once; `None` if it would not, or if the
     function does not say what it takes."""

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from textautograd.calling import mismatch
+from textautograd.calling import unusable
 from textautograd.data.dataset import check_dataset, item
 from textautograd.data.example import Example
 from textautograd.engines import use_engine
@@ -204,13 +204,13 @@ def check_calls(
     for extra in {tuple(example.extra): example.extra for example in examples}.values():
         if "question" in extra:
             raise UsageError(f'{what}: an example has a second "question" in its extra')
-        if why := mismatch(getattr(module, "forward", module), question="", **extra):
+        if why := unusable(getattr(module, "forward", module), question="", **extra):
             arguments = ", ".join(f"{name}=…" for name in ("question", *extra))
             raise UsageError(
                 f"{what}: {type(module).__name__} is called as ({arguments}), by the names in the "
                 f"examples, but {why}"
             )
-    if why := mismatch(getattr(loss_fn, "forward", loss_fn), "", ""):
+    if why := unusable(getattr(loss_fn, "forward", loss_fn), "", ""):
         raise UsageError(f"{what}: the loss function is called as (output, target), but {why}")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from textautograd import rules
+from textautograd.calling import is_async
 from textautograd.checking import quantity, whole
 from textautograd.engines import as_engine, default_engine
 from textautograd.engines.ask import ask
@@ -293,9 +293,10 @@ def call_tool(function: Callable[..., str], **inputs: TextVariable | str) -> Tex
     """
     if not callable(function):
         raise UsageError(f"a tool is a function, not {type(function).__name__}")
-    if inspect.iscoroutinefunction(function):
+    if is_async(function):
         raise UsageError(
-            f"the tool {function.__name__} is an async function: give a plain one that runs it, as "
-            "by asyncio.run, or by run_coroutine_threadsafe on the loop that its client lives on"
+            f"the tool {getattr(function, '__name__', type(function).__name__)} is an async "
+            "function: give a plain one that runs it, as by asyncio.run, or by "
+            "run_coroutine_threadsafe on the loop that its client lives on"
         )
     return apply(CallTool(function, list(inputs)), *_named(inputs))

@@ -8,6 +8,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from textautograd.call_site import thread_context
+from textautograd.calling import is_async
 from textautograd.cancelling import Cancelled, cancel_scope
 from textautograd.checking import whole
 from textautograd.errors import RunError, UsageError
@@ -31,6 +32,8 @@ def map(fn: Callable[[T], R], items: Iterable[T], *, max_workers: int | None = N
     """
     if not callable(fn):
         raise UsageError(f"map needs a function, not {type(fn).__name__}")
+    if is_async(fn):
+        raise UsageError("map calls fn as a plain function, and it is async: write it with `def`")
     if not isinstance(items, Iterable):
         raise UsageError(f"map needs items to go through, not {type(items).__name__}")
     items = list(items)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from textautograd.calling import is_async
 from textautograd.engines.base import Reply, Request
 from textautograd.errors import UsageError
 
@@ -38,9 +39,7 @@ class Scripted:
             )
         self.fn = fn
         self.calls: list[Request] = []
-        self._is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
-            getattr(fn, "__call__", None)  # noqa: B004 (the method itself is asked, not whether)
-        )
+        self._is_async = is_async(fn)
 
     def answer_now(self, request: Request) -> Reply | None:
         """The reply of a sync `fn`, called here and now; `None` if `fn` is async."""

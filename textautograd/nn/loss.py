@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from textautograd.calling import mismatch
+from textautograd.calling import unusable
 from textautograd.engines import as_engine, default_engine
 from textautograd.engines.base import Engine, Request
 from textautograd.errors import UsageError
@@ -71,7 +71,7 @@ class ExactMatchLoss(Module):
     def __init__(self, extract: Callable[[str], str] | None = None) -> None:
         if extract is not None and not callable(extract):
             raise UsageError(f"extract must be a function, not {type(extract).__name__}")
-        if extract is not None and (why := mismatch(extract, "")):
+        if extract is not None and (why := unusable(extract, "")):
             raise UsageError(f"extract is called as (output), but {why}")
         self.extract = extract
 
@@ -123,7 +123,7 @@ class FunctionLoss(Module):
     def __init__(self, function: LossFunction) -> None:
         if not callable(function):
             raise UsageError(f"the loss must be a function, not {type(function).__name__}")
-        if why := mismatch(function, "", ""):
+        if why := unusable(function, "", ""):
             raise UsageError(f"the loss is called as (output, target), but {why}")
         self.function = function
 

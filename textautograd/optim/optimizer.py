@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ from textwrap import shorten
 from typing import Any
 
 from textautograd import dispatch
-from textautograd.calling import mismatch
+from textautograd.calling import is_async, unusable
 from textautograd.cancelling import cancel_scope
 from textautograd.checking import misfit, whole
 from textautograd.engines import as_engine, default_engine
@@ -167,9 +166,9 @@ class Optimizer:
         """
         if closure is not None and not callable(closure):
             raise UsageError(f"the closure must be a function, not {type(closure).__name__}")
-        if inspect.iscoroutinefunction(closure):
+        if closure is not None and is_async(closure):
             raise UsageError(IS_ASYNC)
-        if closure is not None and (why := mismatch(closure)):
+        if closure is not None and (why := unusable(closure)):
             raise UsageError(f"the closure is called as (), but {why}")
         return self.step_with(None if closure is None else closure_gate(closure))
 

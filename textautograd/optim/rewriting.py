@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, TypedDict
 
 from textautograd import dispatch
-from textautograd.calling import mismatch
+from textautograd.calling import unusable
 from textautograd.checking import misfit, quantity
 from textautograd.engines.base import Engine, Message, Request
 from textautograd.errors import EngineError, ReplyError, RunError, UsageError
@@ -192,7 +192,7 @@ def check_called(kind: str, what: str, function: Any, arguments: Mapping[str, An
     """Raises `UsageError` unless `function` can be called with these arguments."""
     if not callable(function):
         raise UsageError(f"{kind}: {what} must be a function, not {function!r}")
-    if why := mismatch(function, *arguments.values()):
+    if why := unusable(function, *arguments.values()):
         raise UsageError(f"{kind}: {what} is called as ({', '.join(arguments)}), but {why}")
 
 
