@@ -19,7 +19,7 @@ from benchmarks.paper.__main__ import main
 from benchmarks.paper.graphs import STATE, Graph, analysts, two_hints
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.peer import job
-from benchmarks.paper.questions import load, with_wrong_answers
+from benchmarks.paper.questions import FORMATS, load, with_wrong_answers
 from benchmarks.paper.run import ours
 from benchmarks.paper.settings import Setting, definition, queued
 from benchmarks.paper.statistics import interval
@@ -711,11 +711,12 @@ def test_a_key_changes_with_the_method_and_the_prompts_that_it_uses(
     assert changed("textautograd.prompts.textgrad.SYSTEM", "x") == {*walked, "edges"}
     joint = trained - rivals - blank - {"no-gradient", "edges"}
     assert changed("textautograd.prompts.semantic.SYSTEM", "x") == joint
-    assert changed("benchmarks.paper.settings.CHOICE", "x") == {"format"}
-    stated = replace(Setting("gsm8k", "sgd", "a", "b"), stated=True)
+    assert changed("benchmarks.paper.settings.FORMATS", {"gsm8k": "x"}) == {"format"}
+    assert not changed("benchmarks.paper.settings.FORMATS", FORMATS | {"liar": "x"})
+    stated = Setting("gsm8k", "sgd", "a", "b", stated=True)
     key = stated.key()
     with monkeypatch.context() as patched:
-        patched.setattr("benchmarks.paper.settings.CHOICE", "x")
+        patched.setattr("benchmarks.paper.settings.FORMATS", {"gsm8k": "x"})
         assert stated.key() != key
     for change in ({"candidates": 9}, {"steps": 9}, {"gate": None}, {"rule": ta.rules.none}):
         others = METHODS | {"sgd": replace(METHODS["sgd"], **change)}

@@ -17,9 +17,13 @@ YES_NO = "Reply with Yes or No and nothing else."
 FORMATS = {  # what an answer looks like, for runs that state it
     "bbh/boolean_expressions": "Reply with True or False and nothing else.",
     "bbh/causal_judgement": YES_NO,
+    "bbh/dyck_languages": "Reply with the missing brackets, separated by spaces, and nothing else.",
+    "bbh/formal_fallacies": "Reply with valid or invalid and nothing else.",
+    "bbh/multistep_arithmetic_two": NUMBER,
     "bbh/navigate": YES_NO,
     "bbh/object_counting": NUMBER,
     "bbh/sports_understanding": "Reply with yes or no, in small letters, and nothing else.",
+    "bbh/web_of_lies": YES_NO,
     "bbh/word_sorting": "Reply with the sorted words, separated by spaces, and nothing else.",
     "gsm8k": NUMBER,
     "liar": YES_NO,

@@ -52,11 +52,13 @@ class Setting:
         """Everything that determines the run: the settings, what the method is, and the prompts
         that it uses as they are."""
         method = METHODS[self.method]
+        is_stated = self.stated or method.state_format
+        form = FORMATS.get(self.task, CHOICE) if is_stated else None
         return {
             **asdict(self),
             "sizes": list(self.sizes),
             "definition": digest(definition(method)),
-            "prompts": digest(prompts(method, self.stated)),
+            "prompts": digest(prompts(method, form)),
         }
 
 
@@ -80,17 +82,18 @@ def definition(method: Method) -> dict[str, Any]:
     return found
 
 
-def prompts(method: Method, stated: bool = False) -> list[Any]:
-    """The graphs, and the prompts that a method uses as they are written about given texts."""
+def prompts(method: Method, form: str | None = None) -> list[Any]:
+    """The graphs, the answer's form where it is stated, and the prompts that a method uses as they
+    are written about given texts."""
     written: list[Any] = [forward("I", {"one": "1"}, "format")]
     written += [two_hints(True), two_hints(False), analysts()]
-    if method.state_format or stated:
-        written += [FORMATS, CHOICE]
+    if form is not None:
+        written.append(form)
     if method.peer is None and method.steps != 0:
-        form = Form(["one", "other"], nullable=True)
-        how = [form.how(structured) for structured in ("schema", "tagged")]
+        reply = Form(["one", "other"], nullable=True)
+        how = [reply.how(structured) for structured in ("schema", "tagged")]
         rule = method.optimizer.rule if method.rule is None else method.rule
-        written += [form.schema(), how, _backward(rule, how[0]), _rewriting(method, how[0])]
+        written += [reply.schema(), how, _backward(rule, how[0]), _rewriting(method, how[0])]
     return written
 
 
