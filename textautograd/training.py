@@ -190,7 +190,8 @@ def fit(
 @dataclass(slots=True)
 class _Learnt:
     """What forward and backward brought: the mean loss, those of the samples that have one, what
-    happened to the others and to rules, and why nothing is to be rewritten, if so."""
+    happened to the others and to rules, gradients to be read, and why nothing is to be rewritten,
+    if so."""
 
     value: float | None = None
     losses: list[TextVariable] = field(default_factory=list)

@@ -11,7 +11,7 @@ from textwrap import shorten
 from typing import Any
 
 from textautograd import dispatch
-from textautograd.calling import is_async, unusable
+from textautograd.calling import is_async, mismatch
 from textautograd.cancelling import cancel_scope
 from textautograd.checking import misfit, whole
 from textautograd.engines import as_engine, default_engine
@@ -168,7 +168,7 @@ class Optimizer:
             raise UsageError(f"the closure must be a function, not {type(closure).__name__}")
         if closure is not None and is_async(closure):
             raise UsageError(IS_ASYNC)
-        if closure is not None and (why := unusable(closure)):
+        if closure is not None and (why := mismatch(closure)):
             raise UsageError(f"the closure is called as (), but {why}")
         return self.step_with(None if closure is None else closure_gate(closure))
 
