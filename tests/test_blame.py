@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import blame
-from benchmarks.blame import SHAPES, Case, cases, scores
+from benchmarks.blame.__main__ import main
+from benchmarks.blame.cases import SHAPES, Case, cases, correct, execute, values
+from benchmarks.blame.gradients import RULES, gradients
+from benchmarks.blame.measures import asks, bootstrap, scores, wilson
+from benchmarks.blame.results import read, run
+from benchmarks.blame.tables import report
 from textautograd import errors
 from textautograd.engines import Request, Scripted
 
@@ -34,16 +38,16 @@ def always(text: str) -> Scripted:
     return Scripted(reply)
 
 
-@pytest.mark.parametrize("rule", blame.RULES)
+@pytest.mark.parametrize("rule", RULES)
 def test_an_oracle_is_always_right(rule: str) -> None:
     for case in cases(63):
-        found = blame.gradients(case, blame.RULES[rule], oracle(case))
+        found = gradients(case, RULES[rule], oracle(case))
         assert found["failed"] == 0
         assert set(scores(case, found["gradients"]).values()) == {1.0}, case
 
 
 @pytest.mark.parametrize("text", ["Change it.", "No change."])
-@pytest.mark.parametrize("rule", blame.RULES)
+@pytest.mark.parametrize("rule", RULES)
 def test_who_tells_nothing_scores_chance(rule: str, text: str) -> None:
     for shape in SHAPES:
         of_shape = [c for c in cases(105) if c.shape == shape]
@@ -52,7 +56,7 @@ def test_who_tells_nothing_scores_chance(rule: str, text: str) -> None:
         for measure in ("blame", "largest"):
             got = 0.0
             for case in some:
-                said = blame.gradients(case, blame.RULES[rule], always(text))["gradients"]
+                said = gradients(case, RULES[rule], always(text))["gradients"]
                 got += scores(case, said)[measure]
             assert got == pytest.approx(1), (shape, measure)
 
@@ -81,7 +85,7 @@ def test_what_shares_blame_counts_its_part_and_the_longest_breaks_the_tie() -> N
     ],
 )
 def test_what_asks_for_a_change(text: str | None, expected: bool) -> None:
-    assert blame.asks(text, "fig, plum") is expected
+    assert asks(text, "fig, plum") is expected
 
 
 def test_any_first_part_is_balanced() -> None:
@@ -106,11 +110,11 @@ def test_any_first_part_is_balanced() -> None:
 def test_the_truth_about_a_case() -> None:
     """Without the defect it works; the other nodes do as told; no input helps the corrupted one."""
     for case in cases(105):
-        sound = dict(case.instructions) | {
-            case.node: blame._sound(case.node, case.graph[case.node][0])
+        repaired = dict(case.instructions) | {
+            case.node: correct(case.node, case.graph[case.node][0])
         }
-        right = blame.values(case.graph, sound, case.question)
-        spoiled = blame.values(case.graph, case.instructions, case.question)
+        right = values(case.graph, repaired, case.question)
+        spoiled = values(case.graph, case.instructions, case.question)
         assert right["result"] == case.expected != spoiled["result"]
         assert case.node in case.wrong and "result" in case.wrong
         for node, (_, before) in case.graph.items():
@@ -121,37 +125,35 @@ def test_the_truth_about_a_case() -> None:
             words = right[before[0]].split(", ")
             for size in range(1, len(words) + 1):
                 for given in itertools.permutations(words, size):
-                    said = blame.execute(
-                        case.instructions[case.node], case.question, [", ".join(given)]
-                    )
+                    said = execute(case.instructions[case.node], case.question, [", ".join(given)])
                     assert said != right[case.node]
 
 
 def test_a_run_goes_on_where_it_was_cut(tmp_path: Path) -> None:
     out, engine = tmp_path / "b.jsonl", always("Change it.")
-    blame.run(out, engine, "m", ["semantic"], 3)
+    run(out, engine, "m", ["semantic"], 3)
     first, paid = out.read_text(), len(engine.calls)
     assert paid > 0 and len(first.splitlines()) == 3
-    blame.run(out, engine, "m", ["semantic"], 3)
+    run(out, engine, "m", ["semantic"], 3)
     assert (out.read_text(), len(engine.calls)) == (first, paid)
     out.write_text(first + '{"case": 7, "ru')
-    blame.run(out, engine, "m", ["semantic", "textgrad"], 5)
-    lines = blame.read(out)
+    run(out, engine, "m", ["semantic", "textgrad"], 5)
+    lines = read(out)
     assert sorted((x["case"], x["rule"]) for x in lines) == [
         (i, rule) for i in range(5) for rule in ("semantic", "textgrad")
     ]
-    assert "5 cases, m" in blame.report(out)
+    assert "5 cases, m" in report(out)
     with pytest.raises(errors.UsageError, match="another file"):
-        blame.run(out, engine, "other", ["semantic"], 5)
+        run(out, engine, "other", ["semantic"], 5)
 
 
 def test_an_unusable_reply_is_counted(tmp_path: Path) -> None:
     case = cases(1)[0]
-    assert blame.gradients(case, blame.RULES["semantic"], Scripted(lambda r: "?"))["failed"] > 0
+    assert gradients(case, RULES["semantic"], Scripted(lambda r: "?"))["failed"] > 0
 
 
 def test_a_call_that_fails_is_no_opinion_and_the_run_goes_on_later(tmp_path: Path) -> None:
-    out, sound, calls = tmp_path / "new" / "b.jsonl", always("Change it."), itertools.count()
+    out, fine, calls = tmp_path / "new" / "b.jsonl", always("Change it."), itertools.count()
 
     def dies(request: Request) -> str:
         if next(calls) > 2:
@@ -160,9 +162,9 @@ def test_a_call_that_fails_is_no_opinion_and_the_run_goes_on_later(tmp_path: Pat
         return json.dumps(dict.fromkeys(request.schema["properties"], "Change it."))
 
     with pytest.raises(errors.ServerError, match="down"):
-        blame.run(out, Scripted(dies), "m", ["semantic"], 9)
-    blame.run(out, sound, "m", ["semantic"], 9)
-    found = blame.read(out)
+        run(out, Scripted(dies), "m", ["semantic"], 9)
+    run(out, fine, "m", ["semantic"], 9)
+    found = read(out)
     assert sorted(line["case"] for line in found) == list(range(9))
     for line in found:
         assert set(line["gradients"].values()) - {None} and line["failed"] == 0
@@ -170,7 +172,7 @@ def test_a_call_that_fails_is_no_opinion_and_the_run_goes_on_later(tmp_path: Pat
     def cut(request: Request) -> str:
         raise errors.IncompleteReplyError("cut off at its limit")
 
-    assert blame.gradients(cases(1)[0], blame.RULES["semantic"], Scripted(cut))["failed"] > 0
+    assert gradients(cases(1)[0], RULES["semantic"], Scripted(cut))["failed"] > 0
 
 
 @pytest.mark.parametrize("bad", [b"[]\n", b"{}\n", b'{"case": 1\n', b"\xff\n", None])
@@ -179,16 +181,16 @@ def test_a_file_that_is_none_of_its_own_stays(tmp_path: Path, bad: bytes | None)
     out.mkdir() if bad is None else out.write_bytes(bad)
     for words in (["--report"], ["--model", "openai/m", "--api-base", "http://127.0.0.1:9/v1"]):
         with pytest.raises(SystemExit, match=r"b\.jsonl"):
-            blame.main(["--out", str(out), *words])
+            main(["--out", str(out), *words])
     assert bad is None or out.read_bytes() == bad
     with pytest.raises(SystemExit, match="2"):
-        blame.main(["--out", str(out), "--model", "m", "--cases", "0"])
+        main(["--out", str(out), "--model", "m", "--cases", "0"])
 
 
 def test_a_damaged_result_is_named_before_a_table_is_made(tmp_path: Path) -> None:
     out = tmp_path / "b.jsonl"
-    blame.run(out, always("Change it."), "m", ["semantic"], 2)
-    (line,) = [line for line in blame.read(out) if line["case"] == 1]
+    run(out, always("Change it."), "m", ["semantic"], 2)
+    (line,) = [line for line in read(out) if line["case"] == 1]
     for wrong, why in (
         ({"rule": "magic"}, "there is no rule magic"),
         ({"case": 10**12}, "its nodes are not those of case"),
@@ -200,12 +202,12 @@ def test_a_damaged_result_is_named_before_a_table_is_made(tmp_path: Path) -> Non
     ):
         damaged = tmp_path / "damaged.jsonl"
         damaged.write_text(out.read_text() + json.dumps(line | wrong) + "\n")
-        for report in (["--report"], ["--model", "openai/m", "--api-base", "http://127.0.0.1:9"]):
+        for words in (["--report"], ["--model", "openai/m", "--api-base", "http://127.0.0.1:9"]):
             with pytest.raises(SystemExit, match=rf"damaged\.jsonl: result 3 is damaged: .*{why}"):
-                blame.main(["--out", str(damaged), *report])
+                main(["--out", str(damaged), *words])
 
 
 def test_intervals() -> None:
-    assert blame.wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    low, high = blame.bootstrap([0.0, 1.0] * 50)
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    low, high = bootstrap([0.0, 1.0] * 50)
     assert 0.39 < low < 0.42 and 0.58 < high < 0.61
