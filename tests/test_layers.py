@@ -18,6 +18,7 @@ LEVELS = [
     ["errors"],
     # on their own: arguments, files, names of functions, terminals
     ["calling", "cancelling", "checking", "files", "identity", "locking", "terminal"],
+    ["stopping"],
     # L0
     ["tape"],
     # L1

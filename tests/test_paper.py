@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -480,6 +484,29 @@ def test_a_peer_that_may_spend_what_sgd_did_waits_for_it(
     assert call(root, *peer) == 1
     (line,) = lines.read(root / "results" / "x.jsonl")
     assert given == [7, sum(c[1] + c[2] for c in line["cost"]["training"].values())]
+
+
+def test_sigterm_ends_a_peer_too(root: Path, tmp_path: Path) -> None:
+    peers, told = tmp_path / "peers", tmp_path / "pid"
+    (peers / "bin").mkdir(parents=True)
+    python = peers / "bin" / "python"
+    python.write_text(f"#!/bin/sh\necho $$ > {told}.new; mv {told}.new {told}\nexec sleep 600\n")
+    python.chmod(0o755)
+    words = ["--task", "bbh/navigate", "--method", "peer-gepa", "--tokens", "99", "--sizes", *"444"]
+    words += ["--peers", str(peers), "--api-base", "http://127.0.0.1:9/v1", "--data", str(root)]
+    words += ["--out", str(root / "out"), "--results", str(root / "x.jsonl")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.paper", *words], stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        while not told.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (143, "interrupted; the same command goes on from here\n")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(told.read_text()), 0)
 
 
 def test_ctrl_c_ends_a_queue_in_one_line_and_the_same_command_goes_on(

@@ -8,14 +8,12 @@ import os
 import re
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Sequence
 
 from textautograd import __version__, commands
 from textautograd.engines import Budget
 from textautograd.errors import EngineError, Error, UsageError
+from textautograd.stopping import stopped_by_signals
 from textautograd.terminal import harmless, tell, write_anything
 
 _MODELS = """\
@@ -64,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     resume = f"; the same command goes on in {harmless(str(out))}" if out else ""
     paid = Budget()
     try:
-        with _stopped_by_signals(resume), paid:
+        with stopped_by_signals(f"textautograd: ended{resume}"), paid:
             arguments.run(arguments)
             sys.stdout.flush()
     except Error as error:
@@ -82,44 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         tell(f"\ntextautograd: interrupted{resume}")
         return 128 + getattr(stop, "number", signal.SIGINT)
     return 0
-
-
-class _Stopped(KeyboardInterrupt):
-    """Ctrl-C, or another signal that asks to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
-@contextmanager
-def _stopped_by_signals(resume: str) -> Iterator[None]:
-    """In here SIGTERM and SIGHUP do as Ctrl-C does, and the second of them ends the process at
-    once. What ignores a signal, as under nohup, goes on to."""
-    seen: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        if len(seen) > 1:
-            tell(f"\ntextautograd: ended{resume}")
-            os._exit(128 + number)
-        raise _Stopped(number)
-
-    names = ("SIGINT", "SIGTERM", "SIGHUP") if _is_main_thread() else ()
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    ours = [n for n, handler in before.items() if handler not in (signal.SIG_IGN, None)]
-    try:
-        for number in ours:
-            signal.signal(number, stop)
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, before[number])
-
-
-def _is_main_thread() -> bool:  # only there may handlers be set
-    return threading.current_thread() is threading.main_thread()
 
 
 def in_options(message: str) -> str:

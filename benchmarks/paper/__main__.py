@@ -11,6 +11,7 @@ A line that is there is not run again. `python -m benchmarks.report` makes table
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from dataclasses import fields, replace
@@ -27,6 +28,7 @@ from benchmarks.paper.run import ours
 from benchmarks.paper.settings import Setting, queued
 from textautograd.engines.base import Engine
 from textautograd.errors import RunError, UsageError
+from textautograd.stopping import stopped_by_signals
 
 RESULTS = Path(__file__).parent.parent / "results" / "paper.jsonl"
 
@@ -51,11 +53,13 @@ def main(words: list[str] | None = None) -> None:
         lines.check(arguments.results)
     except (ta.Error, OSError) as error:
         sys.exit(str(error))
+    again = "the same command goes on from here"
     try:
-        fine = all_of(wanted, arguments)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        with stopped_by_signals(f"ended; {again}"):
+            fine = all_of(wanted, arguments)
+    except KeyboardInterrupt as stop:
+        print(f"interrupted; {again}", file=sys.stderr)
+        sys.exit(128 + getattr(stop, "number", signal.SIGINT))
     if not fine:
         sys.exit(1)
 
