@@ -37,6 +37,8 @@ from textautograd.errors import (
     IncompleteReplyError,
     UsageError,
 )
+from textautograd.prompts.optimize import SYSTEM as OPTIMIZING
+from textautograd.prompts.semantic import SYSTEM as JOINT
 
 FIELDS = ["statement", "job_title", "party", "state", "source"]
 
@@ -130,7 +132,10 @@ def test_no_gradient_stays_without_backward_calls_through_accepted_updates(root:
     assert changed == {each["name"] for each in analysts()}
 
 
-@pytest.mark.parametrize(("method", "siblings"), [("blind", False), ("edges", True), ("sgd", True)])
+@pytest.mark.parametrize(
+    ("method", "siblings"),
+    [("blind", False), ("edges", True), ("one-by-one", True), ("sgd", True)],
+)
 def test_who_sees_siblings_does_so_in_every_step(root: Path, method: str, siblings: bool) -> None:
     model = Improving()
     line = run(root, method, model)
@@ -144,6 +149,13 @@ def test_who_sees_siblings_does_so_in_every_step(root: Path, method: str, siblin
         assert request.schema is not None
         asked = len(request.schema["properties"])
         assert asked == (5 if method == "sgd" else 1)
+        is_joint = request.messages[0]["content"] == JOINT
+        assert is_joint is (method != "edges")
+    asked_of = [set(request.schema["properties"]) for request in calls if request.schema]
+    assert set().union(*asked_of) == {f"on_{n['name']}" for n in analysts()[:-1]}
+    for request in model.of("optimize"):  # what a rewriting is shown of its own node is the same
+        shown_there = request.messages[1]["content"]
+        assert "<example-1-statement>" in shown_there or "<example-1-on_" in shown_there
 
 
 def test_one_instruction_alone_changes_in_every_step(root: Path) -> None:
@@ -158,7 +170,9 @@ def test_one_instruction_alone_changes_in_every_step(root: Path) -> None:
         assert all(line["initial"][key] == line["instructions"][key] for key in others)
         assert accepted(line) >= 2 or name == "party"
     assert len(model.of("optimize")) == 4  # one call a step
-    assert not model.of("backward")  # nothing before the last node is to learn
+    assert model.of("backward")
+    for request in model.of("backward"):  # gradients are the full method's
+        assert request.schema is not None and len(request.schema["properties"]) == 5
 
 
 def test_no_gate_accepts_every_step_and_evaluates_nothing(root: Path) -> None:
@@ -180,18 +194,24 @@ def test_the_gate_of_training_questions_is_no_other(root: Path) -> None:
 
 
 def test_uninformed_arms_show_no_data_and_make_no_backward_call(root: Path) -> None:
-    for method in ("rewrite", "random", "random-5"):
+    for method in ("rewrite", "random", "random-5", "no-data", "no-data-5"):
         model = Improving()
         run(root, method, model)
         assert not model.of("backward")
         assert model.of("optimize")
         for request in model.of("optimize"):
             assert "Claim" not in str(request.messages)
+            assert "example-" not in request.messages[1]["content"]
+            is_own = request.messages[0]["content"] == OPTIMIZING
+            assert is_own is method.startswith("no-data")
 
 
-def test_wrong_labels_are_wrong_in_every_feedback_and_the_gate_is_right(root: Path) -> None:
+@pytest.mark.parametrize("method", ["wrong-labels", "wrong-labels-5"])
+def test_wrong_labels_are_wrong_in_every_feedback_and_the_gate_is_right(
+    root: Path, method: str
+) -> None:
     model = Model()
-    run(root, "wrong-labels", model)
+    run(root, method, model)
     given = load("liar", root, 0, (8, 8, 6))
     right = {example.question: example.answer for example in given.train}
     told = [r.messages[1]["content"] for r in model.of("backward")]
@@ -438,6 +458,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
         ["--method", "peer-gepa", "--api-base", "http://127.0.0.1:9/v1", "--peers", "nowhere"],
         ["--method", "peer-gepa", "--peers", "{peers}"],
         ["--queue", "small", "--peers", "{peers}"],
+        ["--method", "format", "--stated"],
         # a queue says what it runs
         *(["--queue", "full", "--model", "m"], ["--queue", "full", "--seed", "0"]),
         *(["--queue", "small", "--no-reasoning"], ["--queue", "small", "--sizes", "4", "4", "4"]),
@@ -729,14 +750,15 @@ def test_a_key_changes_with_the_method_and_the_prompts_that_it_uses(
 
     trained = {name for name, m in METHODS.items() if m.peer is None and m.steps != 0}
     walked, seen = {"textgrad", "textgrad-5"}, {"optoprime", "optoprime-5"}
-    rivals = walked | seen | {"copro"}
+    proposed = {"copro", "copro-12"}
+    rivals = walked | seen | proposed
     blank = {"rewrite", "random", "random-5"}
     assert changed("textautograd.prompts.rewrite.SYSTEM", "x") == walked
     assert changed("textautograd.prompts.graph.SYSTEM", "x") == seen
-    assert changed("textautograd.prompts.propose.SYSTEM", "x") == {"copro"}
+    assert changed("textautograd.prompts.propose.SYSTEM", "x") == proposed
     assert changed("textautograd.prompts.optimize.SYSTEM", "x") == trained - rivals - blank
     assert changed("textautograd.prompts.textgrad.SYSTEM", "x") == {*walked, "edges"}
-    joint = trained - rivals - blank - {"no-gradient", "edges"}
+    joint = trained - rivals - blank - {"no-gradient", "edges", "no-data", "no-data-5"}
     assert changed("textautograd.prompts.semantic.SYSTEM", "x") == joint
     assert changed("benchmarks.paper.settings.FORMATS", {"gsm8k": "x"}) == {"format"}
     assert not changed("benchmarks.paper.settings.FORMATS", FORMATS | {"liar": "x"})

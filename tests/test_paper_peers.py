@@ -344,10 +344,9 @@ def test_searches_keep_to_the_runs_allowed(
 ) -> None:
     copro = sizes.copro(allowed, nodes, train, steps)
     breadth, depth = copro["breadth"], copro["depth"]
-    times = sum(range(1, depth + 1)) if nodes > 1 else depth
-    least = copro == {"breadth": 2, "depth": 1, "trainset": 1}
-    assert nodes * breadth * times * copro["trainset"] <= allowed or least
-    assert 2 <= breadth <= 10 and 1 <= depth <= steps and copro["trainset"] <= train
+    least = copro == {"breadth": 2, "depth": 2, "trainset": 1}
+    assert nodes * breadth * depth * copro["trainset"] <= allowed or least
+    assert 2 <= breadth <= 10 and 2 <= depth <= max(steps, 2) and copro["trainset"] <= train
     mipro = sizes.miprov2(allowed, nodes, train, val)
     assert train + val + mipro["num_trials"] * val <= allowed or mipro["num_trials"] == 1
     assert mipro["num_candidates"] >= 2 and not mipro["minibatch"]

@@ -75,6 +75,8 @@ def objection(wanted: list[Setting], arguments: argparse.Namespace) -> str | Non
     """What is wrong with the arguments together."""
     if arguments.sizes and not arguments.sizes[0]:
         return "argument --sizes: there must be a training question"
+    if any(setting.stated and METHODS[setting.method].state_format for setting in wanted):
+        return "format states the answer's form itself: leave out --stated"
     if arguments.dry_run or not any(METHODS[setting.method].peer for setting in wanted):
         return None
     if arguments.peers is None:  # a queue runs without them

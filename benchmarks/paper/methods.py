@@ -7,15 +7,18 @@ the full method there).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import textautograd as ta
 from textautograd import optim, rules
 from textautograd.engines.base import Engine, Message
 from textautograd.gradient import Feedback, Gradient
 from textautograd.optim.gate import Gate
 from textautograd.optim.optimizer import Optimizer, StepResult
+from textautograd.prompts.optimize import optimize
 from textautograd.prompts.quote import quote
 from textautograd.rules import Rule
 from textautograd.tape import Node
@@ -41,6 +44,52 @@ def no_gradient(node: Node, gradient: Gradient, engine: Engine | None) -> list[G
     ]
 
 
+async def blind_to_siblings(
+    node: Node, gradient: Gradient, engine: Engine | None
+) -> list[Gradient | None]:
+    """The joint rule, strictly blind about inputs; what an instruction's rewriting is shown of its
+    node stays, as in the reference's arm."""
+    pulled: list[Gradient | None] = await rules.blind(rules.semantic)(node, gradient, engine)
+    shown = dict(zip(node.operation.names, rules.none(node, gradient), strict=True))
+    names = node.operation.names
+    return [shown[n] if n == "instruction" else g for n, g in zip(names, pulled, strict=True)]
+
+
+async def one_by_one(
+    node: Node, gradient: Gradient, engine: Engine | None
+) -> list[Gradient | None]:
+    """The joint rule's own prompt with all inputs in it, and "no change" as an answer, in a call
+    for each predecessor: what is left of the difference to `rules.textgrad` is joint attribution.
+    """
+    pulled = rules.none(node, gradient)
+    asked = [
+        slot
+        for slot, (name, p) in enumerate(zip(node.operation.names, node.predecessors, strict=True))
+        if p.requires_grad and name != "instruction"
+    ]
+    each = [rules.semantic(_asking(node, slot), gradient, engine) for slot in asked]
+    for slot, found in zip(asked, await asyncio.gather(*each), strict=True):
+        pulled[slot] = found[slot]
+    return pulled
+
+
+def _asking(node: Node, slot: int) -> Node:
+    """A node of whose predecessors one alone needs a gradient."""
+    others = (ta.TextVariable(str(text)) for text in node.inputs)
+    before = [
+        p if s == slot else other
+        for s, (p, other) in enumerate(zip(node.predecessors, others, strict=True))
+    ]
+    return Node(
+        node.operation,
+        tuple(before),
+        inputs=node.inputs,
+        output=node.output,
+        versions=node.versions,
+        site=node.site,
+    )
+
+
 def everywhere(node: Node, gradient: Gradient, engine: Engine | None) -> list[Gradient]:
     """A gradient for every instruction, of which nothing is shown: see `uninformed`. No call."""
     return [gradient for _ in node.operation.names]
@@ -58,6 +107,13 @@ def uninformed(
         {"role": "system", "content": "You improve the instructions of language models."},
         {"role": "user", "content": f"{quote(blocks)}\n\n{asked}\n{how}"},
     ]
+
+
+def without_samples(
+    instruction: str, examples: Examples, tried: Sequence[str], how: str
+) -> list[Message]:
+    """The prompt of `optim.SGD` as it is, but for the samples."""
+    return optimize(instruction, [], tried, how)
 
 
 NOTHING = "The system's final answer was wrong."
@@ -92,7 +148,10 @@ METHODS = {
     "sgd": Method("semantic gradient descent"),
     "textgrad": Method("optim.TextGrad", optim.TextGrad, None),
     "optoprime": Method("optim.OptoPrime", optim.OptoPrime, None),
-    "copro": Method("optim.COPRO, 6 rounds of 2", optim.COPRO, None, candidates=2, steps=6),
+    "copro": Method("optim.COPRO, breadth 2, 6 rounds", optim.COPRO, None, candidates=2, steps=6),
+    "copro-12": Method(
+        "optim.COPRO, breadth 2, 12 rounds", optim.COPRO, None, candidates=2, steps=12
+    ),
     "peer-textgrad": Method("TextGrad 0.1.8", peer=("with_textgrad", "textgrad")),
     "peer-optoprime": Method("Trace 0.1.3.8, OptoPrime", peer=("with_trace", "optoprime")),
     "peer-copro": Method("DSPy 3.4.1, COPRO", peer=("with_dspy", "copro")),
@@ -103,14 +162,27 @@ METHODS = {
         "one rewrite without data, no gate", Ungated, everywhere, None, 1, None, uninformed, steps=1
     ),
     "random": Method("rewrites without data, gated", rule=everywhere, prompt=uninformed),
+    "no-data": Method(
+        "SGD's own rewriting prompt without samples", rule=everywhere, prompt=without_samples
+    ),
     "wrong-labels": Method("gradients from wrong labels", wrong_labels=True),
-    "edges": Method("one backward call per predecessor", rule=rules.textgrad),
+    "edges": Method("TextGrad's backward prompt, a call per predecessor", rule=rules.textgrad),
+    "one-by-one": Method("the joint backward prompt, a call per predecessor", rule=one_by_one),
     "no-gate": Method("no gate", Ungated, gate=None),
     "no-gate-5": Method("no gate, first of 5 candidates", Ungated, gate=None, candidates=5),
     "train-gate": Method("gate on the training set", gate="train"),
     "train-gate-5": Method("gate on the training set, 5 candidates", gate="train", candidates=5),
     "sgd-5": Method("5 candidates", candidates=5),
     # what 5 candidates bring to the others: whether it is the gradient or the search
+    "no-data-5": Method(
+        "SGD's own rewriting prompt without samples, 5 candidates",
+        rule=everywhere,
+        prompt=without_samples,
+        candidates=5,
+    ),
+    "wrong-labels-5": Method(
+        "gradients from wrong labels, 5 candidates", wrong_labels=True, candidates=5
+    ),
     "random-5": Method(
         "rewrites without data, gated, 5 candidates",
         rule=everywhere,
@@ -121,7 +193,7 @@ METHODS = {
     "optoprime-5": Method("optim.OptoPrime, 5 candidates", optim.OptoPrime, None, candidates=5),
     # the LIAR ablation has these besides "edges" and "no-gate"
     "no-gradient": Method("no gradient", rule=no_gradient),
-    "blind": Method("no neighbourhood: strictly blind", rule=rules.blind(rules.semantic)),
+    "blind": Method("no neighbourhood: strictly blind", rule=blind_to_siblings),
     **{
         f"only-{name}": Method(f"only the instruction of {name}", only=name)
         for name in ("statement", "party", "job_title", "source", "state", "decide")

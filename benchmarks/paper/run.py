@@ -88,9 +88,7 @@ def train(
         return [], None
     parameters = dict(agent.named_parameters())
     if method.only is not None:
-        agent.requires_grad_(False)
         parameters = {f"parts.{method.only}.instruction": agent.parts[method.only].instruction}
-        agent.parts[method.only].requires_grad_()
     shown = {"examples": setting.examples} if issubclass(method.optimizer, optim.SGD) else {}
     optimizer = method.optimizer(
         parameters.values(), engine=writer, seed=setting.seed, **shown, **method.arguments()

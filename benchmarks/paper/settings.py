@@ -11,7 +11,7 @@ from types import FunctionType
 from typing import Any
 
 from benchmarks.paper.graphs import analysts, two_hints
-from benchmarks.paper.methods import METHODS, Method
+from benchmarks.paper.methods import METHODS, Method, blind_to_siblings, one_by_one
 from benchmarks.paper.questions import CHOICE, FORMATS
 from textautograd import optim, rules
 from textautograd.gradient import Feedback
@@ -98,9 +98,9 @@ def prompts(method: Method, form: str | None = None) -> list[Any]:
 
 
 def _backward(rule: Any, how: str) -> list[Any]:
-    own = getattr(rule, "func", getattr(rule, "rule", rule))  # of a partial, of `rules.blind`
+    own = getattr(rule, "func", rule)  # of a partial
     step = {"task": "T", "inputs": {"one": "1", "other": "2"}, "output": "O", "feedback": "F"}
-    if own is rules.semantic:
+    if own in (rules.semantic, blind_to_siblings, one_by_one):
         return [semantic(**step, asked=["one", "other"], how=how)]
     if own is rules.textgrad:
         return [textgrad(**step, variable=name, how=how) for name in ("one", "instruction")]

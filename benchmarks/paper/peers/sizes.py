@@ -24,16 +24,16 @@ def runs(steps: int, batch: int, val: int, tokens: int | None, each: float) -> i
 def copro(allowed: int, nodes: int, train: int, steps: int) -> dict[str, int]:
     """COPRO's breadth and depth, and how much of the training set it scores candidates on.
 
-    It scores `breadth` candidates for each node on the whole set; in each further depth, where
-    there are several nodes, all the earlier ones again. As deep as `steps` at most; where not even
-    the smallest search fits, on fewer examples.
+    It scores `breadth` candidates for each node on the whole set, and in each further depth all the
+    earlier ones again, which its cache serves for the most part: they are counted once. As deep as
+    `steps` at most, and twice at least, as it proposes from scores from the second depth on; where
+    not even that fits, on fewer examples. Whatever it really costs, it ends with its tokens.
     """
-    for depth in range(max(steps, 1), 0, -1):
-        times = depth * (depth + 1) // 2 if nodes > 1 else depth
-        breadth = min(MOST_BREADTH, allowed // (nodes * train * times))
+    for depth in range(max(steps, 2), 1, -1):
+        breadth = min(MOST_BREADTH, allowed // (nodes * train * depth))
         if breadth >= 2:
             return {"breadth": breadth, "depth": depth, "trainset": train}
-    return {"breadth": 2, "depth": 1, "trainset": max(1, min(train, allowed // (2 * nodes)))}
+    return {"breadth": 2, "depth": 2, "trainset": max(1, min(train, allowed // (4 * nodes)))}
 
 
 def miprov2(allowed: int, nodes: int, train: int, val: int) -> dict[str, int | bool]:

@@ -4,10 +4,10 @@ Run in its environment.
 
 A node is a `dspy.Predict` with the node's inputs and an output "answer", whose description is the
 node's output format (a `ChainOfThought` where that asks to state the answer after reasoning); DSPy
-writes the prompts. Its caches are in memory alone. COPRO scores candidates on the training set;
-MIPROv2 and GEPA propose from that and score on the validation set. How large their searches are is
-in `sizes.py`. Draws have no seed, so two runs differ. When the tokens are used up, COPRO and
-MIPROv2 end with the best program that was scored, GEPA after its iteration.
+writes the prompts. Its caches are in memory alone. COPRO scores candidates on the training and gate
+questions; MIPROv2 and GEPA propose from the former and score on the latter. How large their
+searches are is in `sizes.py`. Draws have no seed, so two runs differ. When the tokens are used up,
+COPRO and MIPROv2 end with the best program that was scored, GEPA after its iteration.
 """
 
 from __future__ import annotations
@@ -109,13 +109,14 @@ def shown(examples: list[Example]) -> list[dspy.Example]:
 
 
 def copro(job: Job, allowed: int, metric: Any, writer: dspy.LM, record: Record) -> dspy.Module:
-    """On the training set alone."""
-    size = sizes.copro(allowed, len(job.graph), len(job.train), job.steps)
+    """It has no gate: its training set is all questions that others train and gate on."""
+    known = job.train + [example for example in job.val if example not in job.train]
+    size = sizes.copro(allowed, len(job.graph), len(known), job.steps)
     record.settings |= size
     search = dspy.COPRO(
         prompt_model=writer, metric=metric, breadth=size["breadth"], depth=size["depth"]
     )
-    trainset = shown(job.train[: size["trainset"]])
+    trainset = shown(known[: size["trainset"]])
     return search.compile(Program(job), trainset=trainset, eval_kwargs={"num_threads": THREADS})
 
 

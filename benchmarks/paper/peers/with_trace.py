@@ -1,8 +1,9 @@
 """Trace's OptoPrime (trace-opt 0.1.3.8) on a job; run in its environment.
 
 As its examples train: a bundle for each node, the outputs of a batch joined to one, the feedback on
-each sample joined likewise, one call of the optimizer. With the job's gate, a step that scores less
-on the validation set is undone, as TextGrad's tutorial does it; its own examples keep every step.
+each sample joined likewise, one call of the optimizer. Every step goes on from the one before; with
+the job's gate, what scored best on the validation set is kept in the end, as in its example on
+BIG-Bench Hard.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import os
 from types import SimpleNamespace
 
-from benchmarks.paper.peers.job import Chat, Evaluate, Job, Record, Train, main, revert
+from benchmarks.paper.peers.job import Chat, Evaluate, Job, Record, Train, main
 
 os.environ.update(OPENAI_API_KEY="none", TRACE_DEFAULT_LLM_BACKEND="LiteLLM")
 with contextlib.redirect_stdout(None):
@@ -51,7 +52,7 @@ def prepare(method: str, job: Job) -> tuple[Evaluate, Train]:
     def train(job: Job, record: Record) -> None:
         record.settings = {
             "feedback": "every sample, right or wrong",
-            "gate": "validation-revert: undone if lower" if job.gate else None,
+            "gate": "the best on the validation set" if job.gate else None,
             "memory_size": 0,
             "temperature": 0,
         }
@@ -77,25 +78,24 @@ def prepare(method: str, job: Job) -> tuple[Evaluate, Train]:
                 values[each.name] = operations[each.name](parameters[each.name], **inputs)
             return values[job.graph[-1].name]
 
-        score = chat.score(record.instructions, job.val) if job.gate else None
+        best = chat.score(record.instructions, job.val) if job.gate else None
+        now = record.instructions
         for batch in job.batches():
-            right = chat.score(record.instructions, batch)  # at once: Trace would go one by one
+            right = chat.score(now, batch)  # at once: Trace would go one by one
             outputs = [forward(example) for example in batch]
             told = [job.feedback(o.data, e.answer) for o, e in zip(outputs, batch, strict=True)]
             optimizer.zero_feedback()
             optimizer.backward(concat(*outputs), concat(*told).data)
             optimizer.step()
-            new = {name: parameter.data for name, parameter in parameters.items()}
-            step = {"right": right, "proposed": new, "accepted": True}
-            if score is None:
-                record.instructions = new
-            else:
-                step["before"] = score
-                step["accepted"], score = revert(chat, record, new, score)
-                step["after"] = score
-                kept = record.instructions.items()
-                optimizer.update({parameters[name]: text for name, text in kept})
-            record.steps.append(step)
+            now = {name: parameter.data for name, parameter in parameters.items()}
+            record.steps.append({"right": right, "proposed": now})
+            if best is None:
+                record.instructions = now
+                continue
+            score = chat.score(now, job.val)
+            record.steps[-1]["score"] = score
+            if score > best:
+                best, record.instructions = score, now
 
     GRAPH.clear()
     return chat.evaluate, train
