@@ -12,7 +12,7 @@ import pytest
 from benchmarks.blame.__main__ import main
 from benchmarks.blame.cases import SHAPES, Case, cases, correct, execute, values
 from benchmarks.blame.gradients import RULES, gradients
-from benchmarks.blame.measures import asks, bootstrap, scores, wilson
+from benchmarks.blame.measures import asks, scores
 from benchmarks.blame.results import read, run
 from benchmarks.blame.tables import report
 from textautograd import errors
@@ -205,9 +205,3 @@ def test_a_damaged_result_is_named_before_a_table_is_made(tmp_path: Path) -> Non
         for words in (["--report"], ["--model", "openai/m", "--api-base", "http://127.0.0.1:9"]):
             with pytest.raises(SystemExit, match=rf"damaged\.jsonl: result 3 is damaged: .*{why}"):
                 main(["--out", str(damaged), *words])
-
-
-def test_intervals() -> None:
-    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    low, high = bootstrap([0.0, 1.0] * 50)
-    assert 0.39 < low < 0.42 and 0.58 < high < 0.61

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import textautograd as ta
 from benchmarks import report
@@ -21,12 +23,14 @@ from benchmarks.paper import __main__ as command
 from benchmarks.paper import dry, lines
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.graphs import STATE, Graph, analysts, two_hints
+from benchmarks.paper.groups import changes, tokens
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.peer import job
 from benchmarks.paper.questions import FORMATS, load, with_wrong_answers
 from benchmarks.paper.run import ours
 from benchmarks.paper.settings import Setting, definition, queued
-from benchmarks.paper.statistics import interval
+from benchmarks.paper.statistics import holm, interval, sign_test, wilson
+from benchmarks.paper.tables import level
 from textautograd import engines
 from textautograd.engines.base import Reply, Request, Usage
 from textautograd.errors import (
@@ -576,6 +580,59 @@ def test_the_interval_covers_what_it_should() -> None:
     assert interval([[1.0] * 5] * 3).excludes_zero() is True
 
 
+def test_a_share_of_few_cases_is_never_certain() -> None:
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert wilson(0.0, 24) == pytest.approx((0.0, 0.138), abs=1e-3)
+    assert level([[0] * 24]) == level([[0] * 24] * 3) == "0 (0 to 14)"
+
+
+def test_the_sign_test_is_exact_and_pairs_by_question() -> None:
+    assert sign_test([[1] * 9 + [0] * 15]) == pytest.approx(2 / 2**9)
+    assert sign_test([[1] * 6 + [-1] * 2]) == pytest.approx(2 * (1 + 8 + 28) / 2**8)
+    assert sign_test([[0.0] * 24]) == 1 and sign_test([[1, -1, 0]]) == 1
+    assert sign_test([[1, 1, 0], [-1, 1, 0]]) == 1  # a question that differs by seed is one
+    up = [[1.0] * 12 + [0.0] * 12]
+    assert sign_test(up) == sign_test([[-v for v in up[0]]])
+
+
+@given(st.lists(st.floats(0, 1), max_size=30))
+def test_what_holds_among_many_is_what_holm_says(found: list[float]) -> None:
+    cut, ordered = holm(found), sorted(found)
+    holding = [p for p in ordered if p <= cut]
+    for i, p in enumerate(holding):
+        assert p <= 0.05 / (len(found) - i) or p == ordered[i - 1]
+    if len(holding) < len(found):
+        assert ordered[len(holding)] > 0.05 / (len(found) - len(holding))
+
+
+def test_what_was_never_tried_is_not_told_as_no_gain(root: Path) -> None:
+    line = run(root, "sgd", Model())
+    same = {name: "as it was" for name in line["initial"]}
+    none = {"exact": [0] * 6, "lenient": [0] * 6}
+    quiet = line | {"initial": same, "instructions": same, "before": none, "after": none}
+
+    def cell(**changes: Any) -> str:
+        text = report.report([quiet | changes])
+        (row,) = [r for r in text.split("\n") if r.startswith("| semantic gradient")][:1]
+        return row.split(" | ")[1].strip(" |")
+
+    assert cell(steps=[{"why": "rewrite refused: a", "accepted": False}]) == "0-"
+    assert cell(steps=[{"stopped": "9 of 8 tokens"}]) == "0-"
+    assert cell(steps=[{"score": 0.0, "proposed": same}]) == "0-"
+    assert cell(steps=[{"score": 0.0, "proposed": {**same, "decide": "other"}}]) == "0="
+    assert cell(steps=[{"why": "not better than 1: 1", "accepted": False}]) == "0="
+    assert cell(steps=[{"changes": {"a": ["b", "c"]}}], instructions={"decide": "c"}) == "0 → 0"
+
+
+def test_a_peer_stands_beside_what_it_is_compared_with(root: Path) -> None:
+    line = run(root, "sgd", Model())
+    own = {"method": "peer-gepa", "tokens": 55_000, "steps": 8, "optimizer_max_tokens": 1024}
+    text = report.report([line, line | {"key": line["key"] | own}])
+    assert text.count("### ") == 1 and "DSPy 3.4.1, GEPA, 55,000 tokens | " in text
+    stated = line | {"key": line["key"] | own | {"stated": True}}
+    assert report.report([line, stated]).count("### ") == 2
+
+
 def test_the_report_says_what_a_constant_answer_would_bring(root: Path) -> None:
     line = run(root, "start", Model())
     labels = line["labels"]
@@ -587,7 +644,7 @@ def test_the_report_says_how_much_of_its_tokens_a_peer_has_used(root: Path) -> N
     line = run(root, "sgd", Model())
     (spent,) = [row for row in report.report([line]).split("\n") if "semantic gradient" in row][:1]
     assert "%)" not in spent
-    used = report.tokens(line)
+    used = tokens(line)
     key = line["key"] | {"method": "peer-textgrad"}
     peer = line | {"key": key, "settings": {"method": "textgrad", "tokens": 2 * used}}
     assert f"| {used:,} (50%) |" in report.report([peer])
@@ -597,8 +654,8 @@ def test_differences_are_paired_by_seed_and_question(root: Path) -> None:
     one, other = (run(root, "start", Model(), seed=seed) for seed in (0, 1))
     one["after"]["exact"] = [1, 1, 1, 0, 0, 0]
     one["before"]["exact"] = [0, 1, 1, 0, 0, 0]
-    assert report.changes([one], "exact") == [[1, 0, 0, 0, 0, 0]]
-    assert report.changes([one, other], "exact", [other]) == [[0.0] * 6]
+    assert changes([one], "exact") == [[1, 0, 0, 0, 0, 0]]
+    assert changes([one, other], "exact", [other]) == [[0.0] * 6]
 
 
 def test_only_seeds_share_a_row(root: Path) -> None:
@@ -617,7 +674,7 @@ def test_only_seeds_share_a_row(root: Path) -> None:
     def told(*found: dict[str, Any]) -> list[str]:
         return [
             row
-            for row in report.report(list(found)).split("\n")
+            for row in report.report(list(found)).split("<details>")[1].split("\n")
             if row[:3] in ("###", "| t", "| s")
         ]
 

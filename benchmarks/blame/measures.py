@@ -1,12 +1,9 @@
-"""Whom gradients blame, and how sure a share of cases is."""
+"""Whom gradients blame."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Mapping
 
 from benchmarks.blame.cases import Case, values
 
@@ -47,18 +44,3 @@ def scores(case: Case, said: Mapping[str, str | None], failed: int = 0) -> dict[
         "largest": (case.node in longest) / len(longest),
         "exact": float(asked == case.wrong),
     }
-
-
-def wilson(mean: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a proportion (Wilson, 1927); shared blame counts as its fraction."""
-    z = 1.959964
-    middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-    return middle - half, middle + half
-
-
-def bootstrap(differences: Sequence[float], draws: int = 10_000) -> tuple[float, float]:
-    """The 95 % interval of a mean over cases, by drawing cases anew."""
-    drawn = np.random.default_rng(0).choice(differences, (draws, len(differences)))
-    low, high = np.quantile(drawn.mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.blame.cases import SEED, Case, case_at
 from benchmarks.blame.gradients import RULES
-from benchmarks.blame.measures import MEASURES, bootstrap, scores, wilson
+from benchmarks.blame.measures import MEASURES, scores
 from benchmarks.blame.results import read
+from benchmarks.paper.statistics import interval, wilson
 
 
 def report(out: Path) -> str:
@@ -30,13 +32,25 @@ def report(out: Path) -> str:
     def share(some: Sequence[Case], name: str, measure: str = "blame") -> str:
         mean = sum(score[c.number, name][measure] for c in some) / len(some)
         low, high = wilson(mean, len(some))
-        return f"{mean:.0%} ({max(low, 0):.0%} to {high:.0%})"
+        return f"{mean:.0%} ({low:.0%} to {high:.0%})"
 
     def chance(some: Sequence[Case]) -> str:
         return f"{sum(1 / len(c.graph) for c in some) / len(some):.0%}"
 
     def last(some: Sequence[Case]) -> str:
         return f"{sum(c.node == list(c.graph)[-1] for c in some) / len(some):.0%}"
+
+    def less(some: Sequence[Case], one: str, other: str | None) -> str:
+        """A paired difference in blame, to another rule or to a random node."""
+        mine = [score[c.number, one]["blame"] for c in some]
+        its = [score[c.number, other]["blame"] if other else 1 / len(c.graph) for c in some]
+        found = interval([[a - b for a, b in zip(mine, its, strict=True)]])
+        bounds = f"{found.low:+.1%} to {found.high:+.1%}"
+        return f"{one} minus {other or 'a random node'}: {found.mean:+.1%} ({bounds})"
+
+    def differences(some: Sequence[Case]) -> list[str]:
+        pairs = [*itertools.combinations(names, 2), *((name, None) for name in names)]
+        return [part for pair in pairs for part in ("", less(some, *pair))]
 
     text = [f"{len(shared)} cases, {', '.join(sorted({line['model'] for line in done}))}", ""]
     text += ["| rule | blame | largest | exact | unusable | calls | tokens in | out | seconds |"]
@@ -51,11 +65,7 @@ def report(out: Path) -> str:
         )
     text += [f"| a random node | {chance(shared)} | | | | | | | |"]
     text += [f"| always the last | {last(shared)} | | | | | | | |"]
-    for i, n in enumerate(names):
-        for other in names[i + 1 :]:
-            d = [score[c.number, n]["blame"] - score[c.number, other]["blame"] for c in shared]
-            low, high = bootstrap(d)
-            text += ["", f"{n} minus {other}: {sum(d) / len(d):+.1%} ({low:+.1%} to {high:+.1%})"]
+    text += differences(shared)
     groups: dict[str, Callable[[Case], str]] = {
         "shape": lambda c: c.shape,
         "kind": lambda c: c.kind,
@@ -70,4 +80,7 @@ def report(out: Path) -> str:
             text.append(
                 f"| {value} | {len(some)} | {' | '.join([*cells, chance(some), last(some)])} |"
             )
+    for value in dict.fromkeys(map(groups["defect in"], shared)):
+        text += ["", f"Where the defect is in {value}:"]
+        text += differences([c for c in shared if groups["defect in"](c) == value])
     return "\n".join(text)

@@ -1,7 +1,8 @@
-"""Intervals for what a few runs on a few questions show."""
+"""Intervals and tests for what a few runs on a few questions show."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,3 +42,30 @@ def interval(values: Sequence[Sequence[float]], alpha: float = 0.05) -> Interval
     means = np.take_along_axis(by_question, chosen, axis=1).mean(axis=1)
     low, high = np.quantile(means, [alpha / 2, 1 - alpha / 2])
     return Interval(float(found.mean()), float(low), float(high))
+
+
+def wilson(mean: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a proportion (Wilson, 1927); shares of a case count as such."""
+    z = 1.959964
+    middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def sign_test(values: Sequence[Sequence[float]]) -> float:
+    """The two-sided p of `values[seed][question]`, differences, by the exact sign test over
+    questions, each summed over seeds. With one seed it is McNemar's exact test."""
+    by_question = np.asarray(values, dtype=float).sum(axis=0)
+    up, down = int((by_question > 0).sum()), int((by_question < 0).sum())
+    n = up + down
+    return min(1.0, 2 * sum(math.comb(n, i) for i in range(min(up, down) + 1)) / 2**n)
+
+
+def holm(found: Sequence[float], alpha: float = 0.05) -> float:
+    """The largest p that holds among all that were `found` (Holm, 1979); -1 if none does."""
+    last = -1.0
+    for i, p in enumerate(sorted(found)):
+        if p > alpha / (len(found) - i):
+            break
+        last = p
+    return last
