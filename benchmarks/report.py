@@ -33,10 +33,10 @@ Means over seeds, with 95 % intervals: Wilson's for one seed, else by the bootst
 questions. Differences are paired, in points. Two or three seeds say little of what another would
 bring (an interval over two never leaves what those two found), so this describes these runs, not
 the methods. Bold: the interval excludes 0, and an exact sign test over questions holds among all
-{comparisons} differences of these tables (Holm, 5 %). *tried*: steps in which a rewrite was scored, or taken as it was;
-*changed*: runs that ended with other instructions. A failed sample counts as wrong. Beside a peer's
-tokens is how much that is of what it was allowed: what stands beside its name, else what `sgd` had
-spent on training in the first form of its runs."""
+{comparisons} differences of these tables (Holm, 5 %). *tried*: steps in which a rewrite was scored,
+or taken as it was; *changed*: runs that ended with other instructions. A failed sample counts as
+wrong. Beside a peer's tokens is how much that is of what it was allowed: what stands beside its
+name, else what `sgd` had spent on training in the first form of its runs."""
 
 
 def missing(found: list[Line]) -> list[Setting]:
