@@ -29,7 +29,8 @@ class COPRO(Rewriting):
     `step` needs one, and `fit` stops no candidate early. `loss.backward(rule=optimizer.rule)` makes
     no call, nor is any needed; what another rule's gradients cost is paid in vain. After `depth`
     rounds it begins anew. Scores are those of the step that tried an instruction, with the other
-    parameters as they were then; the source evaluates all of them again each round.
+    parameters as they were then; the source evaluates all of them again each round. An attempt that
+    scores as the present text does is not taken; the source takes it.
     Method after dspy 3.4.1, `dspy/teleprompt/copro_optimizer.py`.
 
     Args:

@@ -36,10 +36,11 @@ class OptoPrime(Rewriting):
 
     Backward makes no call: `loss.backward(rule=optimizer.rule)` carries the feedback and the
     records of the calls it came through to the parameters. One call per candidate then sees all of
-    it (calls, values, parameters, feedback; of all samples in the batch, what they share once) and
+    it (calls, values, parameters, feedback; of all samples with feedback, what they share once) and
     replies with its reasoning and a text, or "no change", for each parameter. The parameters of a
     reply are changed together or not at all; rejected texts are shown as tried, and a reply that
-    suggests nothing else is refused. Method after trace-opt 0.1.3.8,
+    suggests nothing else is refused. A loss of 0 gives no feedback, so samples that are right are
+    not shown; some of the source's examples show them, as correct. Method after trace-opt 0.1.3.8,
     `opto/optimizers/optoprime.py`.
 
     Args:
