@@ -745,6 +745,7 @@ def test_what_cannot_be_reported_is_named_before_a_table_is_made(root: Path) -> 
         ({"labels": [[]] * 6}, r"labels\[0\] is list"),
         ({"steps": [1]}, r"steps\[0\] is int"),
         ({"instructions": {"a": 1}}, "instructions is int"),
+        ({"initial": None}, "initial is NoneType"),
         ({"cost": {"training": {"forward": [1]}}}, "no list of 3"),
         ({"error": {}}, "error lacks type, message"),
     ):

@@ -13,7 +13,8 @@ KEY |= {"batch_size": int, "model": str, "optimizer_model": str, "tokens": int |
 STAGE = {"exact": [int], "lenient": [int]}
 COST = {str: {str: (int, int, int)}}  # by stage and purpose: calls, tokens in and out
 SHAPE = {"key": KEY, "before": STAGE, "after": STAGE, "steps": [dict], "cost": COST}
-SHAPE |= {"most_frequent": int, "instructions": {str: str}, "error": dict | None}
+SHAPE |= {"most_frequent": int, "initial": {str: str}, "instructions": {str: str}}
+SHAPE |= {"error": dict | None}
 
 
 def check(found: list[Line]) -> None:

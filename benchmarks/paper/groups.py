@@ -120,7 +120,7 @@ def tried(run: Line) -> int:
     return sum(
         step.get("proposed", run["initial"]) != run["initial"]
         or bool(step.get("changes"))
-        or (step.get("why") or "").startswith("not better")
+        or str(step.get("why")).startswith("not better")
         for step in run["steps"]
     )
 

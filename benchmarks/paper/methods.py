@@ -75,11 +75,8 @@ async def one_by_one(
 
 def _asking(node: Node, slot: int) -> Node:
     """A node of whose predecessors one alone needs a gradient."""
-    others = (ta.TextVariable(str(text)) for text in node.inputs)
-    before = [
-        p if s == slot else other
-        for s, (p, other) in enumerate(zip(node.predecessors, others, strict=True))
-    ]
+    before: list[Any] = [ta.TextVariable(str(text)) for text in node.inputs]
+    before[slot] = node.predecessors[slot]
     return Node(
         node.operation,
         tuple(before),
