@@ -11,6 +11,11 @@ from pathlib import Path
 
 from textautograd.errors import UsageError
 
+
+class InUseError(UsageError):
+    """Another run holds the directory."""
+
+
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 _held: ContextVar[frozenset[Path]] = ContextVar("held_directories", default=frozenset())
@@ -24,16 +29,16 @@ def locked(directory: Path) -> Iterator[None]:
     Windows, nor on a file system that has no locks.
 
     Raises:
-        UsageError: another run holds it, or it cannot be used.
+        InUseError: another run holds it. UsageError: it cannot be used.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         here = directory.resolve()
         again = here in _held.get()
         file = None if again else os.open(here / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-        if file is not None and not _lock(file):
+        if file is not None and not taken(file):
             os.close(file)
-            raise UsageError(
+            raise InUseError(
                 f"the run directory {directory} is in use by another run: wait until it has "
                 "ended, or choose another run_dir"
             )
@@ -48,13 +53,15 @@ def locked(directory: Path) -> Iterator[None]:
             os.close(file)
 
 
-def _lock(file: int) -> bool:
+def taken(file: int, *, wait: bool = False) -> bool:
+    """Whether this open file could be locked; it is until it is closed. With `wait`, it waits for
+    who holds it."""
     try:
         import fcntl
     except ImportError:
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError as error:

@@ -5,7 +5,8 @@
     python -m benchmarks.paper --queue full                    the paper's sizes, by gpt-4o-mini
     python -m benchmarks.paper ... --dry-run                   what it would cost, without a model
 
-A line that is there is not run again. `python -m benchmarks.report` makes tables of the lines.
+A line that is there is not run again, and a run that another process makes with the same `--out`
+is left to it, so several share a queue. `python -m benchmarks.report` makes tables of the lines.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from benchmarks.paper.methods import METHODS
 from benchmarks.paper.numbers import at_least
 from benchmarks.paper.peer import theirs
 from benchmarks.paper.run import ours
-from benchmarks.paper.settings import Setting, queued
+from benchmarks.paper.settings import Setting, digest, queued
 from textautograd.engines.base import Engine
 from textautograd.errors import RunError, UsageError
+from textautograd.locking import InUseError, locked
 from textautograd.stopping import stopped_by_signals
 
 RESULTS = Path(__file__).parent.parent / "results" / "paper.jsonl"
@@ -105,9 +107,20 @@ def all_of(wanted: list[Setting], arguments: argparse.Namespace) -> bool:
 
 
 def one(setting: Setting, arguments: argparse.Namespace) -> None:
-    """Runs a setting whose line is missing."""
+    """Runs a setting whose line is missing, unless another process is making it."""
     if lines.is_there(lines.read(arguments.results), setting.key()):
         return
+    try:
+        with locked(arguments.out / "making" / digest(setting.key())):
+            if not lines.is_there(lines.read(arguments.results), setting.key()):  # made meanwhile
+                make(setting, arguments)
+    except InUseError:
+        if not arguments.queue:
+            raise
+
+
+def make(setting: Setting, arguments: argparse.Namespace) -> None:
+    """Runs a setting, and appends its line."""
     print(f"{time.strftime('%H:%M:%S')} {setting.task} {setting.method} {setting.seed}", flush=True)
     api_base = arguments.api_base
     if METHODS[setting.method].peer:
@@ -119,9 +132,8 @@ def one(setting: Setting, arguments: argparse.Namespace) -> None:
             )
         line = theirs(setting, tokens, arguments.data, arguments.out, api_base, arguments.peers)
     else:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        make = partial(engine, api_base=api_base)
-        line = ours(setting, arguments.data, arguments.out / "calls.sqlite", make)
+        engines = partial(engine, api_base=api_base)
+        line = ours(setting, arguments.data, arguments.out / "calls.sqlite", engines)
     lines.append(arguments.results, line)
     print(f"{time.strftime('%H:%M:%S')}   {summary(line)}", flush=True)
 

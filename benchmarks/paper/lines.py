@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from textautograd.errors import UsageError
+from textautograd.locking import taken
 
 Line = dict[str, Any]
 
@@ -50,6 +51,7 @@ def append(path: Path, line: Line) -> None:
     """Adds a line, after what an interrupted write may have left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
+        taken(file.fileno(), wait=True)  # another process may be adding one
         file.seek(0)
         there = file.read()
         if there and not there.endswith(b"\n"):
