@@ -189,6 +189,19 @@ def test_what_only_its_text_or_number_can_do_says_where_that_is(use: Any) -> Non
             use(x)
 
 
+@pytest.mark.parametrize("name", ["strip", "split", "lower"])
+def test_what_a_str_has_says_where_that_is(name: str) -> None:
+    x = ta.TextVariable("x")
+    with pytest.raises(
+        AttributeError, match=rf"no '{name}' of its own: use that of \.data"
+    ) as told:
+        getattr(x, name)
+    assert told.value.name == name and told.value.obj is x
+    assert not hasattr(x, name)
+    with pytest.raises(AttributeError, match=r"a Parameter has no 'stripped'$"):
+        getattr(nn.Parameter("x"), "stripped")  # noqa: B009
+
+
 def test_sum_says_what_to_use() -> None:
     losses = [nn.ExactMatchLoss()("a", "b")] * 2
     with pytest.raises(UsageError, match=r"ta\.mean.*ta\.cat"):

@@ -185,6 +185,16 @@ class TextVariable(Variable):
     __len__ = __getitem__ = __contains__ = _is_not_text
     __hash__ = object.__hash__
 
+    if not TYPE_CHECKING:  # or no attribute would be missing to a type checker
+
+        def __getattr__(self, name: str) -> NoReturn:
+            text = " of its own: use that of .data, in a ta.Function if it is to be recorded"
+            raise AttributeError(
+                f"a {type(self).__name__} has no {name!r}{text if hasattr(str, name) else ''}",
+                name=name,
+                obj=self,
+            )
+
     def __repr__(self) -> str:
         value = overriding(self)._value
         if not dispatch.is_ready(value):

@@ -22,6 +22,7 @@ from typing import Any
 
 import textautograd as ta
 from benchmarks.paper import dry, lines
+from benchmarks.paper.groups import has_changed
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.numbers import at_least
 from benchmarks.paper.peer import theirs
@@ -155,11 +156,11 @@ def tokens_of_ours(setting: Setting, found: list[lines.Line]) -> int | None:
 def summary(line: lines.Line) -> str:
     """A line of a line."""
     before, after = (sum(line[stage]["exact"]) for stage in ("before", "after"))
-    accepted = sum(bool(step.get("accepted")) for step in line["steps"])
+    kept = "changed" if has_changed(line) else "as they were"
     failed = f", {line['error']['type']}: {line['error']['message']}" if line["error"] else ""
     return (
         f"exact {before} → {after} of {len(line['after']['exact'])}, "
-        f"{accepted} of {len(line['steps'])} steps accepted, {line['seconds']} s{failed}"
+        f"instructions {kept} after {len(line['steps'])} steps, {line['seconds']} s{failed}"
     )
 
 
