@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,30 @@ def test_what_is_kept_is_asked_once_and_metered_each_time(tmp_path: Path) -> Non
     counts = {"calls": 1, "output_tokens": 3, "errors": 0}
     assert all(metered[phase].items() >= counts.items() for phase in ("", "before"))
     assert not a.bodies
+
+
+def test_what_is_kept_is_computed_once_where_it_is_asked_at_the_same_time(tmp_path: Path) -> None:
+    here, asked = threading.Event(), threading.Event()
+
+    def slow(body: Any) -> Any:
+        here.set()
+        assert asked.wait(60)
+        return answer("once")
+
+    async def use(client: Client) -> Any:
+        first = asyncio.create_task(client.chat("r", temperature=0))
+        await asyncio.to_thread(here.wait, 60)
+        second = asyncio.create_task(client.chat("s", temperature=0))
+        while not await client.get("usage?run=s"):
+            await asyncio.sleep(0)
+        first.cancel()  # who asked first is gone
+        asked.set()
+        return await second, await client.chat("r", temperature=0), await client.get("usage?run=s")
+
+    with faults(slow, answer("twice")) as a:
+        second, third, used = through(use, tmp_path / "kept.sqlite", a=a)
+    assert second == third and second[1]["choices"][0]["message"]["content"] == "once"
+    assert len(a.bodies) == 1 and used[""]["output_tokens"] == 3
 
 
 def test_several_replies_are_several_calls() -> None:

@@ -9,7 +9,8 @@ So systems that know nothing of each other are counted in the same way. The body
 the model; `max_tokens` is set where it is missing, so that nothing runs for ever; `n` replies are
 `n` calls, as llama.cpp makes one at a time. All else is forwarded as it came. With `--keep FILE`
 good replies at temperature 0 are kept, and are the answer, metered as they were, when the same is
-asked again: so what systems ask in common is computed once, and a run that broke off goes on fast.
+asked again, or at the same time: so what systems ask in common is computed once, and a run that
+broke off goes on fast.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,7 @@ class Proxy:
         self.models = models
         self.kept = kept
         self.used: dict[str, dict[str, Usage]] = {}
+        self.asked: dict[str, asyncio.Task[Answer]] = {}  # what is to be kept, under way
         self.session: aiohttp.ClientSession
 
     async def connected(self, app: web.Application) -> AsyncIterator[None]:
@@ -147,10 +150,17 @@ class Proxy:
         key = digest(json.dumps(body, sort_keys=True))
         if (found := self.kept.get(key)) is not None:
             return Answer(200, json.loads(found))
-        answer = await self._send(upstream, body)
-        if answer.status == 200:
+        if key not in self.asked:
+            self.asked[key] = asyncio.create_task(self._send(upstream, body))
+            self.asked[key].add_done_callback(partial(self._keep, key))
+        return await asyncio.shield(
+            self.asked[key]
+        )  # another may wait for it when this one is gone
+
+    def _keep(self, key: str, task: asyncio.Task[Answer]) -> None:
+        del self.asked[key]
+        if not task.cancelled() and (answer := task.result()).status == 200 and self.kept:
             self.kept.add(key, json.dumps(answer.body))
-        return answer
 
     async def _send(self, upstream: Upstream, body: dict[str, Any]) -> Answer:
         address = f"{upstream.url}/chat/completions"
