@@ -153,9 +153,8 @@ class Proxy:
         if key not in self.asked:
             self.asked[key] = asyncio.create_task(self._send(upstream, body))
             self.asked[key].add_done_callback(partial(self._keep, key))
-        return await asyncio.shield(
-            self.asked[key]
-        )  # another may wait for it when this one is gone
+        # Not cancelled with who asked: another may wait for it, too.
+        return await asyncio.shield(self.asked[key])
 
     def _keep(self, key: str, task: asyncio.Task[Answer]) -> None:
         del self.asked[key]
