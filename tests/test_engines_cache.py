@@ -423,6 +423,22 @@ def test_another_process_that_writes_is_waited_for(path: Path) -> None:
     asyncio.run(engine.close())
 
 
+@pytest.mark.parametrize("lock", ["IMMEDIATE", "EXCLUSIVE"])
+def test_another_process_that_makes_the_file_is_waited_for(path: Path, lock: str) -> None:
+    path.parent.mkdir()
+    maker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    maker.execute("CREATE TABLE other (x)")
+    maker.execute(f"BEGIN {lock}")
+    maker.execute("INSERT INTO other VALUES (1)")
+    end = threading.Timer(0.1, maker.commit)
+    end.start()
+    engine = Cached(counting(), path)
+    assert call_now(engine, ask("first")).text == "reply 1"  # type: ignore[union-attr]
+    end.join()
+    maker.close()
+    asyncio.run(engine.close())
+
+
 def test_threads_share_a_cache(path: Path) -> None:
     model = Scripted(lambda request: f"for {request.messages[0]['content']}")
     engine = Cached(model, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from textautograd.errors import SetupError
@@ -84,7 +85,7 @@ class Store:
         )
         connection.text_factory = lambda data: data.decode(errors="replace")
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(connection)
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
@@ -93,3 +94,18 @@ class Store:
             connection.close()
             raise
         return connection
+
+
+def _write_ahead(connection: Connection) -> None:
+    """Turns it on; SQLite itself does not wait where another process is doing the same."""
+    import sqlite3
+
+    end = time.monotonic() + _BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+        time.sleep(0.01)
