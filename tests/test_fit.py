@@ -10,7 +10,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 
 import textautograd as ta
 from textautograd import errors, nn, optim
+from textautograd.cancelling import Cancelled, cancel_scope
 from textautograd.data import Example
 from textautograd.engines import Request, Scripted
 from textautograd.engines.cache import key_of
@@ -421,6 +424,14 @@ def test_other_settings_in_the_same_directory_are_refused(other: str, tmp_path: 
     assert engine.calls == []
 
 
+def test_other_parameters_in_the_same_directory_are_refused(tmp_path: Path) -> None:
+    run(Agent(), Scripted(world), steps=1, run_dir=tmp_path)
+    agent, engine = Agent(), Scripted(world)
+    optimizer = optim.SGD([agent.to(engine).solve.instruction], engine=engine, candidates=2, seed=1)
+    with pytest.raises(errors.UsageError, match="another run: parameters differ"):
+        fitted(agent, optimizer, steps=1, run_dir=tmp_path)
+
+
 def test_another_module_or_state_or_loss_in_the_same_directory_is_refused(tmp_path: Path) -> None:
     run(Agent(), Scripted(world), steps=1, run_dir=tmp_path)
     agent = Agent()
@@ -702,6 +713,53 @@ def test_a_candidate_that_has_lost_is_not_evaluated_further() -> None:
     assert verdict.losses == ["could not win after 0 of 10 samples"]
 
 
+def test_a_sample_that_was_cancelled_before_it_began_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread of `map` finds its scope cancelled after it has taken a sample: it runs nothing."""
+    module = nn.LLM("old").to(Scripted(lambda r: "wrong"))
+    gate = FitGate(
+        module, [Example(f"{i}?", "right") for i in range(3)], nn.ExactMatchLoss(), workers=1
+    )
+    old: dict[ta.TextVariable, ta.TextVariable] = {module.instruction: ta.TextVariable("old")}
+    rows_of_old = gate.current(old)
+    monkeypatch.setattr(
+        "textautograd.fit_gate.map_", lambda fn, items, max_workers: fn(list(items)[-1])
+    )
+    ended: SimpleQueue[BaseException] = SimpleQueue()
+
+    def waits() -> None:
+        try:
+            with cancel_scope() as scope:
+                scope.cancel()
+                gate._race(old, rows_of_old)
+        except BaseException as error:
+            ended.put(error)
+
+    threading.Thread(target=waits, daemon=True).start()
+    assert isinstance(ended.get(timeout=60), Cancelled)
+
+
+def test_a_passing_failure_in_the_gate_says_nothing_about_the_rewrite() -> None:
+    is_down = True
+
+    def answer(request: Request) -> str:
+        if request.purpose == "optimize":
+            return json.dumps({"prompt": "new"})
+        if is_down and request.messages[0]["content"] == "new":
+            raise errors.ServerError("503")
+        return "right" if request.messages[0]["content"] == "new" else "wrong"
+
+    module = nn.LLM("old").to(engine := Scripted(answer))
+    val = [Example(f"{i}?", "right") for i in range(3)]
+    gate = FitGate(module, val, nn.ExactMatchLoss(), workers=1)
+    optimizer = optim.SGD(module.parameters(), engine=engine)
+    module.instruction.grad = ta.Gradient(["be better"])
+    assert "samples failed, the first with ServerError: 503" in str(optimizer.step_with(gate))
+    is_down = False
+    assert optimizer.step_with(gate).accepted
+
+
 def test_a_run_reports_what_the_gate_saved() -> None:
     class OneAtATime(Scripted):
         max_concurrency = 1
@@ -956,12 +1014,13 @@ DAMAGES: dict[str, Any] = {
     "state of a number": {"state": {"hint.instruction": 1}},
     "state of another": {"state": {"other": "x"}},
     "optimizer of nothing": {"optimizer": {}},
-    "negative steps": {"optimizer": {"steps": -1, "tried": {}}},
-    "fewer steps": {"optimizer": {"steps": 0, "tried": {}}},
-    "steps as text": {"optimizer": {"steps": "1", "tried": {}}},
-    "tried as a list": {"optimizer": {"steps": 1, "tried": []}},
-    "tried of numbers": {"optimizer": {"steps": 1, "tried": {"x": [1]}}},
-    "tried of a text": {"optimizer": {"steps": 1, "tried": {"x": "abc"}}},
+    "negative steps": {"optimizer": {"steps": -1, "rejected": []}},
+    "fewer steps": {"optimizer": {"steps": 0, "rejected": []}},
+    "steps as text": {"optimizer": {"steps": "1", "rejected": []}},
+    "rejected as a dict": {"optimizer": {"steps": 1, "rejected": {}}},
+    "rejected of numbers": {"optimizer": {"steps": 1, "rejected": [{"hint.instruction": 1}]}},
+    "rejected of a text": {"optimizer": {"steps": 1, "rejected": ["abc"]}},
+    "rejected of another": {"optimizer": {"steps": 1, "rejected": [{"other": "abc"}]}},
 }
 
 
@@ -1072,18 +1131,18 @@ def test_a_tilde_is_the_home_for_all_files_of_a_run(
         {},
         [],
         {"steps": 1},
-        {"steps": True, "tried": {}},
-        {"steps": None, "tried": {}},
-        {"steps": -1, "tried": {}},
+        {"steps": True, "rejected": []},
+        {"steps": None, "rejected": []},
+        {"steps": -1, "rejected": []},
         "x",
-        {"steps": 1, "tried": {}, "refused": 3},
+        {"steps": 1, "rejected": [], "refused": 3},
     ],
 )
 def test_an_optimizer_refuses_what_is_no_state(state: Any) -> None:
     optimizer = optim.SGD([nn.Parameter("x", name="x")])
     with pytest.raises(errors.StateError, match="an optimizer"):
         optimizer.load_state_dict(state)
-    assert optimizer.state_dict() == {"kind": "SGD", "steps": 0, "tried": {"x": []}, "refused": []}
+    assert optimizer.state_dict() == {"kind": "SGD", "steps": 0, "rejected": [], "refused": []}
 
 
 def test_a_state_of_another_module_is_refused_in_a_line_one_can_read() -> None:

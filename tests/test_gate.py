@@ -384,6 +384,67 @@ def test_method_9_S11_a_cache_does_not_bring_the_rejected_text_back(tmp_path: An
     assert proposed == [{"x": "first"}, {"x": "second"}, {"x": "third"}]
 
 
+def writing(**texts: list[str]) -> Scripted:
+    """Proposes each parameter's texts in turn, whatever it is asked."""
+    left = {f"old {name}": iter(of_name) for name, of_name in texts.items()}
+
+    def answer(request: Request) -> str:
+        (asked,) = (old for old in left if old in str(request.messages))
+        return json.dumps(dict.fromkeys(request.schema["properties"], next(left[asked])))
+
+    return Scripted(answer)
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, optim.TextGrad])
+def test_a_rewrite_that_failed_in_bad_company_can_succeed_in_better(kind: Any) -> None:
+    x, y = with_gradient("old x", "x"), with_gradient("old y", "y")
+    engine = writing(x=["good", "good"], y=["bad", "good"])
+    optimizer = kind([x, y], engine=engine)
+
+    def closure() -> float:
+        return {"good good": 0.0, "old x old y": 1.0}.get(f"{x.data} {y.data}", 5.0)
+
+    assert not optimizer.step(closure).accepted
+    assert optimizer.step(closure).accepted and (x.data, y.data) == ("good", "good")
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, optim.TextGrad])
+def test_rewrites_that_failed_together_are_not_evaluated_together_again(kind: Any) -> None:
+    x, y = with_gradient("old x", "x"), with_gradient("old y", "y")
+    optimizer = kind([x, y], engine=writing(x=["a"] * 2, y=["b"] * 2))
+    assert not optimizer.step(lambda: 1.0).accepted
+    result = optimizer.step(lambda: pytest.fail("there is nothing to evaluate"))
+    assert str(result) == ("nothing changed: rewrite refused: x, y: it was tried and did not help")
+
+
+def test_a_rewrite_that_could_not_be_evaluated_can_be_proposed_again() -> None:
+    x = with_gradient()
+    is_down = True
+
+    def closure() -> float:
+        if is_down and x.data == "new":
+            raise errors.ServerError("503")
+        return float(x.data == "old")
+
+    optimizer = optim.SGD([x], engine=proposing("new", "new"))
+    result = optimizer.step(closure)
+    assert not result.accepted and result.candidates[0].error == "ServerError: 503"
+    is_down = False
+    assert optimizer.step(closure).accepted and x.data == "new"
+
+
+def test_a_step_that_the_gate_cuts_short_was_none() -> None:
+    """COPRO's turn does not pass, and the next call draws as this one did."""
+    x, y = nn.Parameter("old x", name="x"), nn.Parameter("old y", name="y")
+    engine = Scripted(lambda r: json.dumps({"instruction": f"new {r.sample}"}))
+    optimizer = optim.COPRO([x, y], engine=engine, breadth=3)
+    before = optimizer.state_dict()
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step(lambda: 1 / 0)
+    assert optimizer.state_dict() == before
+    assert list(optimizer.step(lambda: 1.0).candidates[0].state) == ["x"]
+
+
 def test_what_was_tried_is_forgotten_once_the_text_has_changed() -> None:
     x = with_gradient()
     engine = proposing("first", "second", "first")

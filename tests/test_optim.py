@@ -259,11 +259,11 @@ def test_a_refused_rewrite_changes_no_other_request() -> None:
 
 def test_state_of_before_there_were_refusals_can_be_loaded() -> None:
     optimizer = optim.SGD([param()])
-    optimizer.load_state_dict({"steps": 2, "tried": {"x": ["a"]}})
+    optimizer.load_state_dict({"steps": 2, "rejected": [{"x": "a"}]})
     assert optimizer.state_dict() == {
         "kind": "SGD",
         "steps": 2,
-        "tried": {"x": ["a"]},
+        "rejected": [{"x": "a"}],
         "refused": [],
     }
 

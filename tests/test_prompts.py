@@ -224,13 +224,19 @@ def one(names: list[str], reply: str, **kwargs: Any) -> dict[str, str | None]:
     return Form(names, **kwargs).parse(reply)
 
 
-@given(st.dictionaries(NAMES, TEXTS.filter(str.strip), min_size=1, max_size=4))
+@given(st.dictionaries(NAMES, TEXTS.map("x{}".format), min_size=1, max_size=4))
 def test_what_json_says_is_what_is_understood(parts: dict[str, str]) -> None:
     expected = {name: text.strip() for name, text in parts.items()}
     reply = json.dumps(parts)
     assert one(list(parts), reply) == expected
     assert one(list(parts), f"```json\n{reply}\n```") == expected
     assert one(list(parts), f"<think>\nFirst {{…}} then.\n</think>\n{reply}\n") == expected
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\u200b", "\ufeff \u2060", "\x1b"])
+def test_a_part_of_nothing_that_one_can_see_is_empty(text: str) -> None:
+    with pytest.raises(errors.ReplyError, match="is empty"):
+        one(["hint"], json.dumps({"hint": text}))
 
 
 @given(st.lists(NAMES, min_size=1, max_size=4, unique=True))

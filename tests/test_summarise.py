@@ -229,7 +229,7 @@ def test_rewrites_that_failed_may_be_summarised_the_instruction_never() -> None:
     param = nn.Parameter(instruction, name="x")
     optimizer = optim.SGD([param], engine=engine)
     optimizer.load_state_dict(
-        {"steps": 4, "tried": {"x": [long_text(30, f"{i}") for i in range(4)]}}
+        {"steps": 4, "rejected": [{"x": long_text(30, f"{i}")} for i in range(4)]}
     )
     param.grad = ta.Gradient([ta.Feedback("No.", inputs={"q": "1"}, output="o")])
     assert optimizer.step().accepted

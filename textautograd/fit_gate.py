@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from textautograd.cancelling import check_cancelled
 from textautograd.data.example import Example
-from textautograd.errors import UsageError
+from textautograd.errors import TransientError, UsageError
 from textautograd.evaluation import LossFn, Row, losses_of, outcome, succeeded
 from textautograd.grad_mode import no_grad
 from textautograd.mapping import map as map_
 from textautograd.nn.module import Module
-from textautograd.optim.gate import State, Verdict
+from textautograd.optim.gate import State, Verdict, described
 from textautograd.variable import overridden
 
 
@@ -44,16 +45,20 @@ class FitGate:
     def __call__(self, old: State, candidates: Sequence[State]) -> Verdict:
         rows_of_old = self.current(old)
         raced = map_(lambda state: self._race(state, rows_of_old), candidates)
-        losses: list[float | str] = []
+        losses: list[float | str | TransientError] = []
         winners: dict[int, tuple[float, int]] = {}
         for i, rows in enumerate(raced):
             done = [row for row in rows if row is not None]
             left = len(rows) - len(done)
             self.saved += left
+            before, after, failed_before, failed_after = compared(rows_of_old, rows)
+            if failed_after > failed_before and (passing := _transient(done)):
+                said = f"{failed_after} of {len(rows)} samples failed, the first with {passing}"
+                losses.append(TransientError(said))
+                continue
             if left:
                 losses.append(f"could not win after {len(done)} of {len(rows)} samples")
                 continue
-            before, after, failed_before, failed_after = compared(rows_of_old, done)
             if not (found := losses_of(done)) or failed_after > failed_before:
                 losses.append(f"{failed_after} of {len(rows)} samples failed")
             else:
@@ -87,7 +92,8 @@ class FitGate:
             known = max(index - self.workers + 1, 0)
             try:
                 for sample in ended[:known]:
-                    sample.wait()
+                    while not sample.wait(0.1):  # a cancelled sample may never begin
+                        check_cancelled()
                 if self.in_full or not has_lost(old, [*rows[:known], *[None] * (len(old) - known)]):
                     rows[index] = self._outcome(self.examples[index])
             finally:
@@ -102,6 +108,12 @@ class FitGate:
         if row.loss is not None and not row.loss >= 0:
             raise UsageError(f"a loss must be a number of at least 0, and this one is {row.loss}")
         return row
+
+
+def _transient(rows: Sequence[Row]) -> str | None:
+    """What the first failure says that may not come again, if there is one."""
+    found = (row.error for row in rows if isinstance(row.error, TransientError))
+    return next(map(described, found), None)
 
 
 def wins(before: float, after: float, failed_before: int, failed_after: int) -> bool:

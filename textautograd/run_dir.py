@@ -67,7 +67,7 @@ class RunDir:
         for part in path.glob(".*.part"):  # of a run that was killed while it wrote
             part.unlink()
         self.left = self._checkpoint()
-        settings = json.loads(json.dumps({"version": 3, **settings, "state": state}))
+        settings = json.loads(json.dumps({"version": 4, **settings, "state": state}))
         if self.left is not None:
             found = self._object("run.json")
             if found is None:

@@ -16,6 +16,7 @@ from textautograd.identity import digest, identity, members
 from textautograd.nn.module import Module
 from textautograd.optim.optimizer import Optimizer
 from textautograd.rules import Rule
+from textautograd.variable import TextVariable
 
 
 def settings_of(
@@ -30,6 +31,7 @@ def settings_of(
         "loss": _loss_of(loss_fn),
         "rule": identity(rule),
         "optimizer": optimizer.settings(),
+        "parameters": _paths(module, optimizer.params),
     }
 
 
@@ -63,6 +65,11 @@ def _structure(module: Module) -> dict[str, dict[str, Any]]:
         | {k: vars(part)[k] for k in sent if k in vars(part)}
         for name, part in module.named_modules()
     }
+
+
+def _paths(module: Module, parameters: Sequence[TextVariable]) -> list[str]:
+    paths = {id(parameter): path for path, parameter in module.named_parameters()}
+    return [paths[id(parameter)] for parameter in parameters]
 
 
 def _loss_of(loss_fn: LossFn) -> str:

@@ -27,6 +27,7 @@ from benchmarks.paper.methods import METHODS
 from benchmarks.paper.numbers import at_least
 from benchmarks.paper.peer import theirs
 from benchmarks.paper.run import ours
+from benchmarks.paper.served import served
 from benchmarks.paper.settings import Setting, digest, queued
 from textautograd.engines.base import Engine
 from textautograd.errors import RunError, UsageError
@@ -135,6 +136,8 @@ def make(setting: Setting, arguments: argparse.Namespace) -> None:
     else:
         engines = partial(engine, api_base=api_base)
         line = ours(setting, arguments.data, arguments.out / "calls.sqlite", engines)
+    if api_base:
+        line["served"] = served(api_base, [setting.model, setting.optimizer_model])
     lines.append(arguments.results, line)
     print(f"{time.strftime('%H:%M:%S')}   {summary(line)}", flush=True)
 

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.paper.lines import Line
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.questions import Questions, load
-from benchmarks.paper.run import scores
+from benchmarks.paper.run import scores, tree
 from benchmarks.paper.settings import Setting, digest
 from textautograd.checking import misfit
 from textautograd.data import Example
@@ -82,7 +82,8 @@ def theirs(
         "settings": {**result["settings"], "tokens": tokens},
         "cost": cost(usage),
         "seconds": round(time.time() - started),
-        "versions": result["versions"],
+        "versions": {**result["versions"], "tree": tree()},
+        "data": questions.digest,
         "error": result["error"],
     }
 

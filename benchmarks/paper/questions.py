@@ -11,6 +11,7 @@ from benchmarks.paper.graphs import Node, analysts, two_hints
 from textautograd import data, tasks
 from textautograd.data import Example, random_split
 from textautograd.errors import UsageError
+from textautograd.settings import digest_of
 
 NUMBER = "Reply with the number in digits and nothing else."
 YES_NO = "Reply with Yes or No and nothing else."
@@ -42,6 +43,11 @@ class Questions:
     val: list[Example]
     test: list[Example]
     indices: dict[str, list[int]]
+
+    @property
+    def digest(self) -> str:
+        """What tells these questions from others."""
+        return digest_of([*self.train, *self.val, *self.test])[:16]
 
     @property
     def kind(self) -> str:

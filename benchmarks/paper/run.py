@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,8 @@ ROOT = Path(__file__).parents[2]
 KEPT = ("step", "wrong", "failed", "before", "after", "accepted", "changes", "why", "gradients")
 
 
-def ours(setting: Setting, root: Path, cache: Path, make: MakeEngine) -> Line:
-    """Runs a setting; what was answered before is read from `cache`, so a run that was interrupted
+def ours(setting: Setting, root: Path, calls: Path, make: MakeEngine) -> Line:
+    """Runs a setting; what was answered before is read from `calls`, so a run that was interrupted
     goes on where it was.
 
     Raises:
@@ -40,8 +42,8 @@ def ours(setting: Setting, root: Path, cache: Path, make: MakeEngine) -> Line:
     method = METHODS[setting.method]
     questions = load(setting.task, root, setting.seed, setting.sizes)
     tally = Tally(setting.tokens)
-    engine = Metered(make(setting.model, setting.max_tokens), cache, tally)
-    writer = Metered(make(setting.optimizer_model, setting.optimizer_max_tokens), cache, tally)
+    engine = Metered(make(setting.model, setting.max_tokens), calls, tally)
+    writer = Metered(make(setting.optimizer_model, setting.optimizer_max_tokens), calls, tally)
     agent = Graph(questions.graph(setting.reasoning, setting.stated), setting.max_tokens).to(engine)
     started = time.time()
     initial = agent.instructions()
@@ -70,6 +72,7 @@ def ours(setting: Setting, root: Path, cache: Path, make: MakeEngine) -> Line:
         "cost": tally.found,
         "seconds": round(time.time() - started),
         "versions": versions(),
+        "data": questions.digest,
         "error": None,
     }
 
@@ -144,9 +147,20 @@ def scores(
 
 
 def versions() -> dict[str, str]:
-    """Of what a run is made with."""
+    """Of what a run is made with; `tree` is a digest of all code here."""
     return {
         "textautograd": ta.__version__,
+        "tree": tree(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("aiohttp", "litellm")},
     }
+
+
+@cache
+def tree() -> str:
+    """A digest of the code that a run is made with: the package, and what is beside this file."""
+    found = hashlib.sha256()
+    for place in (Path(ta.__file__).parent, Path(__file__).parent):
+        for file in sorted(place.rglob("*.py")):
+            found.update(f"{file.relative_to(place.parent)}\n".encode() + file.read_bytes())
+    return found.hexdigest()[:16]

@@ -30,6 +30,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from benchmarks.paper.served import meta
 from textautograd.engines._store import Store
 from textautograd.identity import digest
 
@@ -94,9 +95,21 @@ class Proxy:
             yield
 
     async def list_models(self, request: web.Request) -> web.Response:
-        """GET /v1/models."""
-        data = [{"id": name, "object": "model", "owned_by": "local"} for name in self.models]
+        """GET /v1/models, with what each model's own server says of it."""
+        told = await asyncio.gather(*map(self._meta, self.models.values()))
+        data = [
+            {"id": name, "object": "model", "owned_by": "local", "meta": meta}
+            for name, meta in zip(self.models, told, strict=True)
+        ]
         return web.json_response({"object": "list", "data": data})
+
+    async def _meta(self, upstream: Upstream) -> dict[str, Any]:
+        try:
+            async with self.session.get(f"{upstream.url}/models", headers=_of(upstream)) as reply:
+                (model,) = (await reply.json(content_type=None))["data"]
+                return meta(model)
+        except (aiohttp.ClientError, ValueError, LookupError, TypeError, AttributeError):
+            return {}
 
     async def usage(self, request: web.Request) -> web.Response:
         """GET /v1/usage?run=RUN."""
@@ -163,9 +176,8 @@ class Proxy:
 
     async def _send(self, upstream: Upstream, body: dict[str, Any]) -> Answer:
         address = f"{upstream.url}/chat/completions"
-        headers = {"Authorization": f"Bearer {upstream.key}"} if upstream.key else {}
         try:
-            async with self.session.post(address, json=body, headers=headers) as response:
+            async with self.session.post(address, json=body, headers=_of(upstream)) as response:
                 answer = Answer(response.status, await response.json(content_type=None))
         except (aiohttp.ClientError, ValueError) as error:
             return _refusal(502, f"the model's server failed: {error}")
@@ -187,6 +199,10 @@ def application(models: Mapping[str, Upstream], keep: Path | None = None) -> web
 
 def _key(request: web.Request) -> str:
     return request.headers.get("Authorization", "").removeprefix("Bearer").strip()
+
+
+def _of(upstream: Upstream) -> dict[str, str]:
+    return {"Authorization": f"Bearer {upstream.key}"} if upstream.key else {}
 
 
 def _refusal(status: int, message: str) -> Answer:

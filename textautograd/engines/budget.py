@@ -29,12 +29,13 @@ class Budget:
     A context manager; budgets nest, and each call is charged to all that are active where it is
     written. Without limits it only counts. `BudgetExceeded` is raised before the call that would
     pass it. A call in flight counts as one call and as the tokens that it may use: its input,
-    estimated as a token for four characters, and its `max_tokens`; so the last call can pass
-    `tokens` only if it has no `max_tokens`; a provider that counts no tokens is held to the
-    estimate. It counts as the dollars of the dearest call so far, as its own are known afterwards:
-    only a call that is dearer than all before it can pass `usd`. A reply without a known price
-    stops a budget in dollars before the next call (`SetupError`); until an engine's price is known
-    its calls go one at a time. Replies from a cache, and calls that fail unpaid, cost nothing.
+    estimated as a token for four bytes, and its `max_tokens`; so the last call can pass `tokens` if
+    it has no `max_tokens`, and by what its input has more than that, as code has; a provider that
+    counts no tokens is held to the estimate. It counts as the dollars of the dearest call so far,
+    as its own are known afterwards: only a call that is dearer than all before it can pass `usd`. A
+    reply without a known price stops a budget in dollars before the next call (`SetupError`); until
+    an engine's price is known its calls go one at a time. Replies from a cache, and calls that fail
+    unpaid, cost nothing.
     """
 
     def __init__(
@@ -231,7 +232,7 @@ class _Hold:
         active = _active.get()
         if not active:
             return
-        self.input_tokens = _tokens(sum(len(str(m["content"])) for m in request.messages))
+        self.input_tokens = _tokens("".join(str(m["content"]) for m in request.messages))
         self.tokens = self.input_tokens + (request.max_tokens or 0)
         try:
             for budget in active:
@@ -245,7 +246,7 @@ class _Hold:
         if reply is None or reply.cached:
             self._settle(None)
         else:
-            self._settle(reply.usage, len(reply.text))
+            self._settle(reply.usage, reply.text)
 
     def release(self, error: BaseException, engine: Engine) -> None:
         """A call that failed costs what its error says, as a reply that was cut off does."""
@@ -259,20 +260,20 @@ class _Hold:
         finally:
             self._settle(usage)
 
-    def _settle(self, usage: Usage | None, characters: int = 0) -> None:
+    def _settle(self, usage: Usage | None, text: str = "") -> None:
         if not self.budgets:
             return
         estimated = 0
         if usage is not None:
             usage = replace(usage, calls=max(1, usage.calls))
             if not usage.tokens:
-                estimated = self.input_tokens + _tokens(characters)
+                estimated = self.input_tokens + _tokens(text)
         for budget in self.budgets:
             budget.settle(self.tokens, usage, estimated)
 
 
-def _tokens(characters: int) -> int:
-    return -(-characters // 4)
+def _tokens(text: str) -> int:
+    return -(-len(text.encode(errors="surrogatepass")) // 4)
 
 
 def _is_number(value: object) -> bool:

@@ -3,9 +3,12 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from textautograd.prompts.form import is_no_change
+
 Check = Callable[[str, str, Sequence[str], Sequence[str]], str | None]
 """(rewrite, instruction, rewrites tried in vain, data it was written from) → why not, or `None`."""
 
+IN_VAIN = "it was tried and did not help"
 SHINGLE = 8
 _PLACEHOLDER = re.compile(r"\{[A-Za-z_]\w*\}")
 _OURS = re.compile(
@@ -25,17 +28,19 @@ _IS_SIGN = re.compile(_SIGN)
 def objection(new: str, old: str, tried: Iterable[str], data: Iterable[str]) -> str | None:
     """Why a rewrite cannot be used, or `None`: the check of `optim.SGD`.
 
-    It must differ from the old text and from those that were tried without success, keep the
-    placeholders of the old one, not speak of what only the optimizer saw ("feedback", "example 1",
-    tags of its prompt) unless the old text or the data do, and not copy the data it was written
-    from: a whole text of three words or more, or eight words in a row; in scripts without spaces
-    twice as many signs.
+    It must be more than "no change", differ from the old text and from those that were tried
+    without success, keep the placeholders of the old one, not speak of what only the optimizer saw
+    ("feedback", "example 1", tags of its prompt) unless the old text or the data do, and not copy
+    the data it was written from: a whole text of three words or more, or eight words in a row; in
+    scripts without spaces twice as many signs.
     """
     plain_old = _plain(old)
     if _plain(new) == plain_old:
         return "it is the same as the current instruction"
+    if is_no_change(new):
+        return "it is no instruction: say what should be done"
     if _plain(new) in {_plain(text) for text in tried}:
-        return "it was tried and did not help"
+        return IN_VAIN
     lost = [name for name in dict.fromkeys(_PLACEHOLDER.findall(old)) if name not in new]
     if lost:
         return f"it must keep the placeholders {', '.join(lost)}"

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from textautograd.errors import EngineError, ReplyError, RunError, UsageError
+from textautograd.errors import EngineError, ReplyError, RunError, TransientError, UsageError
 from textautograd.grad_mode import no_grad
 from textautograd.mapping import map as map_
 from textautograd.variable import TextVariable, overridden
@@ -19,10 +19,11 @@ State = Mapping[TextVariable, TextVariable]
 @dataclass(slots=True)
 class Verdict:
     """What a gate found: the old state's loss, each candidate's loss or why there is none, and the
-    index of the candidate to keep, if one is better than the old state."""
+    index of the candidate to keep, if one is better than the old state. An error that may not come
+    again says nothing about its candidate, which can be proposed anew."""
 
     before: float
-    losses: list[float | str]
+    losses: list[float | str | TransientError]
     best: int | None
 
 
@@ -47,7 +48,7 @@ def closure_gate(closure: Callable[[], float]) -> Gate:
         told: list[list[float | None]] = [[] for _ in states]
         gains: dict[int, tuple[float, float]] = {}
 
-        def work(index: int) -> float | str:
+        def work(index: int) -> float | str | TransientError:
             _told.set(told[index])
             try:
                 with no_grad(), overridden(states[index]):
@@ -55,11 +56,11 @@ def closure_gate(closure: Callable[[], float]) -> Gate:
             except (EngineError, ReplyError) as error:
                 if index == 0 or isinstance(error, RunError):
                     raise
-                return f"{type(error).__name__}: {error}"
+                return error if isinstance(error, TransientError) else described(error)
 
         results: list[Any] = map_(work, range(len(states)), max_workers=len(states))
         for i, result in enumerate(results):
-            if isinstance(result, str):
+            if not isinstance(result, float):
                 continue
             if (failed := len(_failed(told[i]))) > (of_old := len(_failed(told[0]))):
                 results[i] = f"{failed} samples failed, {of_old} with the old state"
@@ -79,6 +80,11 @@ def closure_gate(closure: Callable[[], float]) -> Gate:
         return Verdict(before, losses, min(gains, key=gains.__getitem__, default=None))
 
     return gate
+
+
+def described(error: Exception) -> str:
+    """An error by its kind and what it says."""
+    return f"{type(error).__name__}: {error}"
 
 
 def _failed(losses: Sequence[float | None]) -> list[int]:

@@ -16,8 +16,8 @@ from textautograd.cancelling import cancel_scope
 from textautograd.checking import misfit, whole
 from textautograd.engines import as_engine, default_engine
 from textautograd.engines.base import Engine
-from textautograd.errors import StateError, UsageError
-from textautograd.optim.gate import IS_ASYNC, Gate, State, closure_gate
+from textautograd.errors import StateError, TransientError, UsageError
+from textautograd.optim.gate import IS_ASYNC, Gate, State, Verdict, closure_gate, described
 from textautograd.rules import Rule, semantic
 from textautograd.variable import TextVariable
 
@@ -144,7 +144,7 @@ class Optimizer:
         self.seed = seed
         self.steps = 0
         self.names = _unique_names(self.params)
-        self._tried: dict[str, list[str]] = {name: [] for name in self.names}
+        self._rejected: list[dict[str, str]] = []  # states, as a `Candidate` has them
         self._refused: set[str] = set()  # digests of requests that brought nothing usable
 
     def zero_grad(self) -> None:
@@ -177,14 +177,17 @@ class Optimizer:
         with cancel_scope():
             proposing = dispatch.start(self.propose(self.engine or default_engine()))
             candidates = dispatch.wait(proposing)
-        self.steps += 1
         usable = [candidate for candidate in candidates if candidate.state]
         before: float | None = None
         best = usable[0] if usable else None
         if gate is not None and usable:
-            before, best = self._decide(gate, usable)
+            verdict = self._decide(gate, usable)
+            before = verdict.before
+            best = None if verdict.best is None else usable[verdict.best]
+        self.steps += 1  # one that an error has cut short was none
         if best is None:
-            self._remember(usable)
+            if usable:
+                self._remember(usable, verdict)
             return StepResult(False, before, before, candidates, {})
         changes = self._write(best.state)
         return StepResult(True, before, best.loss, candidates, changes)
@@ -203,10 +206,10 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: JSON."""
-        tried = {name: list(texts) for name, texts in self._tried.items()}
+        rejected = [dict(state) for state in self._rejected]
         refused = sorted(self._refused)
         kind = type(self).__name__
-        return {"kind": kind, "steps": self.steps, "tried": tried, "refused": refused}
+        return {"kind": kind, "steps": self.steps, "rejected": rejected, "refused": refused}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where `state_dict` was taken.
@@ -222,17 +225,27 @@ class Optimizer:
         steps = stored(state, "steps", int, None)
         if steps < 0:
             raise StateError(f"an optimizer has not taken {steps} steps")
-        tried = stored(state, "tried", {str: [str]}, None)
+        rejected = stored(state, "rejected", [{str: str}], None)
         refused = stored(state, "refused", [str], [])
+        if foreign := {name for texts in rejected for name in texts}.difference(self.names):
+            raise StateError(f"this optimizer has no parameter {', '.join(sorted(foreign)):.80}")
         self.steps = steps
-        self._tried = self._by_name(tried)
+        self._rejected = [dict(texts) for texts in rejected]
         self._refused = set(refused)
 
     def _by_name(self, lists: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         """The lists of this optimizer's parameters, empty ones for those that have none."""
         return {name: list(lists.get(name, [])) for name in self.names}
 
-    def _decide(self, gate: Gate, usable: Sequence[Candidate]) -> tuple[float, Candidate | None]:
+    def tried(self, name: str) -> list[str]:
+        """The rewrites of a parameter that were rejected, whatever changed with them."""
+        return list(dict.fromkeys(state[name] for state in self._rejected if name in state))
+
+    def in_vain(self, name: str) -> list[str]:
+        """Those that changed nothing else: one that failed in other company may do well yet."""
+        return [state[name] for state in self._rejected if list(state) == [name]]
+
+    def _decide(self, gate: Gate, usable: Sequence[Candidate]) -> Verdict:
         old: State = {param: param.detach() for param in self.params}
         by_name = dict(zip(self.names, self.params, strict=True))
         verdict = gate(
@@ -243,11 +256,11 @@ class Optimizer:
             ],
         )
         for candidate, loss in zip(usable, verdict.losses, strict=True):
-            if isinstance(loss, str):
-                candidate.error = loss
-            else:
+            if isinstance(loss, float):
                 candidate.loss = loss
-        return verdict.before, None if verdict.best is None else usable[verdict.best]
+            else:
+                candidate.error = loss if isinstance(loss, str) else described(loss)
+        return verdict
 
     def _write(self, state: dict[str, str]) -> dict[str, tuple[str, str]]:
         changes = {}
@@ -256,14 +269,14 @@ class Optimizer:
                 if name in state:
                     changes[name] = (param.data, state[name])
                     param.data = state[name]
-                    self._tried[name].clear()
+        self._rejected = [state for state in self._rejected if changes.keys().isdisjoint(state)]
         return changes
 
-    def _remember(self, rejected: Sequence[Candidate]) -> None:
-        for candidate in rejected:
-            for name, text in candidate.state.items():
-                if text not in self._tried[name]:
-                    self._tried[name].append(text)
+    def _remember(self, rejected: Sequence[Candidate], verdict: Verdict) -> None:
+        for candidate, loss in zip(rejected, verdict.losses, strict=True):
+            is_known = not isinstance(loss, TransientError)
+            if is_known and candidate.state not in self._rejected:
+                self._rejected.append(candidate.state)
 
     def __repr__(self) -> str:
         count = f"{len(self.params)} parameter" + ("" if len(self.params) == 1 else "s")

@@ -144,7 +144,7 @@ class OptoPrime(Rewriting):
                     texts[f"past-{i}-{block}", name] = values[name]
             texts[f"past-{i}-feedback", "feedback"] = said
         for name, _ in live:
-            for i, text in enumerate(self._tried[name][-4:], 1):
+            for i, text in enumerate(self.tried(name)[-4:], 1):
                 texts[f"tried-{i}-{self._blocks[name]}", name] = text
 
         def changed(parts: Parts) -> dict[str, str]:
@@ -157,7 +157,7 @@ class OptoPrime(Rewriting):
                     data = data_of(param.grad) if param.grad else []
                     if why := self.check(new[name], param.data, [], data):
                         return f"{name}: {why}"
-                    again.append(self.check(new[name], param.data, self._tried[name], data))
+                    again.append(self.check(new[name], param.data, self.tried(name), data))
             if not new:
                 return "no variable changes, and there is feedback"
             # one that failed in other company may do well in this
@@ -171,7 +171,7 @@ class OptoPrime(Rewriting):
             texts,
             lambda texts, how: self._messages(seen, texts, how),
             objected,
-            differ=any(self._tried[name] for name, _ in live),
+            differ=any(self.tried(name) for name, _ in live),
         )
         return parts if isinstance(parts, Exception) else changed(parts)
 

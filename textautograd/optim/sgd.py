@@ -46,9 +46,9 @@ class SGD(Rewriting):
         temperature: of the draws that should differ.
         prompt: makes the messages of a rewriting call; see `textautograd.prompts.optimize`.
         check: `(new, old, tried, data) -> str | None` says why a rewrite cannot be used, if so; the
-            model is told and asked once more. `tried` are rewrites that were rejected, `data` the
-            texts that it should not copy. A check of one's own can call `optim.objection`, the
-            default, or leave it out.
+            model is told and asked once more. `tried` are rewrites that were rejected while nothing
+            else changed, `data` the texts that it should not copy. A check of one's own can call
+            `optim.objection`, the default, or leave it out.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class SGD(Rewriting):
         self, engine: Engine, name: str, param: TextVariable, candidate: int
     ) -> Drawn:
         assert param.grad is not None
-        old, tried = param.data, self._tried[name]
+        old, tried = param.data, self.tried(name)
         examples, rejected = self._examples(param.grad, name, candidate), tried[-4:]
 
         def prompt(texts: Mapping[Key, str], how: str) -> list[Message]:
@@ -111,7 +111,15 @@ class SGD(Rewriting):
 
         texts = texts_of(examples, rejected)
         return await self.rewritten(
-            engine, FORM, name, param, candidate, texts, prompt, tried, differ=bool(tried)
+            engine,
+            FORM,
+            name,
+            param,
+            candidate,
+            texts,
+            prompt,
+            self.in_vain(name),
+            differ=bool(tried),
         )
 
     def _messages(

@@ -112,7 +112,7 @@ class TextGrad(Rewriting):
         self, engine: Engine, name: str, param: TextVariable, candidate: int
     ) -> Drawn:
         assert param.grad is not None
-        old, tried, examples = param.data, self._tried[name], list(param.grad.distinct())
+        old, examples = param.data, list(param.grad.distinct())
         texts = texts_of(examples, [])
         texts |= {("past", i, "feedback"): text for i, text in enumerate(self._feedback[name])}
         texts |= {("past", i, "variable"): text for i, text in enumerate(self._values[name])}
@@ -122,7 +122,15 @@ class TextGrad(Rewriting):
             return self._messages(name, old, now, texts, how)
 
         return await self.rewritten(
-            engine, FORM, name, param, candidate, texts, prompt, tried, differ=bool(tried)
+            engine,
+            FORM,
+            name,
+            param,
+            candidate,
+            texts,
+            prompt,
+            self.in_vain(name),
+            differ=bool(self.tried(name)),
         )
 
     def _messages(

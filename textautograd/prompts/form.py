@@ -125,11 +125,17 @@ class Form:
         if not isinstance(value, str):
             raise ReplyError(f"{name!r} must be text")
         text = value.strip()
-        if self.nullable and text.strip(".!\"'").lower() in _NO_CHANGE:
+        if self.nullable and is_no_change(text):
             return None
-        if not (text or optional) or text == _TEXT:
+        is_seen = any(sign.isprintable() and not sign.isspace() for sign in text)
+        if not (is_seen or optional) or text == _TEXT:
             raise ReplyError(f"{name!r} is empty")
-        return text or None
+        return text if is_seen else None
+
+
+def is_no_change(text: str) -> bool:
+    """Whether a text is one by which models say that there is nothing to change."""
+    return text.strip(".!\"' ").lower() in _NO_CHANGE
 
 
 def _bare(reply: str) -> str:

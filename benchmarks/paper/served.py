@@ -1,0 +1,25 @@
+"""What a server says of the models that it has."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from typing import Any
+
+TOLD = ("size", "n_params", "ftype")  # by llama.cpp: bytes, weights, how they are packed
+
+
+def served(api_base: str, names: list[str]) -> dict[str, dict[str, Any]]:
+    """What tells these models' weights from others of the same name, where the server says it."""
+    try:
+        with urllib.request.urlopen(f"{api_base}/models") as reply:
+            listed = json.load(reply)["data"]
+        return {m["id"]: meta(m) for m in listed if m["id"] in names and meta(m)}
+    except (OSError, ValueError, LookupError, TypeError):  # not every server has such a list
+        return {}
+
+
+def meta(model: dict[str, Any]) -> dict[str, Any]:
+    """Of one entry of a list of models."""
+    told = model.get("meta") or {}
+    return {name: told[name] for name in TOLD if name in told}
