@@ -13,30 +13,41 @@ from pathlib import Path
 from benchmarks.paper import lines
 from benchmarks.paper.chart import Bar, chart
 from benchmarks.paper.checked import check
-from benchmarks.paper.groups import Group, changes, grouped, has_changed
+from benchmarks.paper.groups import (
+    Group,
+    changes,
+    grouped,
+    has_changed,
+    same_questions,
+    unknown,
+    untrained,
+)
 from benchmarks.paper.lines import Line
 from benchmarks.paper.settings import Setting, queued
 from benchmarks.paper.statistics import holm, interval, sign_test
 from benchmarks.paper.tables import compared, recalls, summary, table
 from textautograd.errors import UsageError
+from textautograd.terminal import tell, write_anything
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+PUBLISHED = HERE / "results" / "paper.jsonl"
 BEGIN, END = "<!-- paper: begin -->\n", "<!-- paper: end -->\n"
 
 HOW_TO_READ = """\
 For each seed: held-out questions answered right to the letter, before → after training. `=`:
-rewrites were tried, and none was kept. `-`: no rewrite was ever tried, as no reply could be used,
-or the tokens were spent before."""
+rewrites were tried, and none was kept. `-`: no rewrite was ever tried, as none was proposed, no
+reply could be used, or the tokens were spent before."""
 
 NOTE = """\
 Means over seeds, with 95 % intervals: Wilson's for one seed, else by the bootstrap over seeds and
 questions. Differences are paired, in points. Two or three seeds say little of what another would
 bring (an interval over two never leaves what those two found), so this describes these runs, not
-the methods. Bold: the interval excludes 0, and an exact sign test over questions holds among all
-{comparisons} differences of these tables (Holm, 5 %). *tried*: steps in which a rewrite was scored,
-or taken as it was; *changed*: runs that ended with other instructions. A failed sample counts as
-wrong. Beside a peer's tokens is how much that is of what it was allowed: what stands beside its
-name, else what `sgd` had spent on training in the first form of its runs."""
+the methods. *less sgd*: arms with five candidates are compared with SGD with five. Bold: the
+interval excludes 0, and an exact sign test over questions holds among all {comparisons} differences
+of these tables (Holm, 5 %). *tried*: steps in which a rewrite was scored, or taken as it was;
+*changed*: runs that ended with other instructions. A failed sample counts as wrong. Beside a peer's
+tokens is how much that is of what it was allowed: what stands beside its name, else what `sgd` had
+spent on training in the first form of its runs."""
 
 
 def missing(found: list[Line]) -> list[Setting]:
@@ -47,7 +58,7 @@ def missing(found: list[Line]) -> list[Setting]:
 def differences(groups: dict[str, Group]) -> list[float]:
     """The p of every difference in the tables."""
     return [
-        sign_test(values)
+        sign_test(values, same_questions([run for row in group for run in row.runs]))
         for group in groups.values()
         for row in group
         for values in compared(row, group)
@@ -67,9 +78,9 @@ def bars(groups: dict[str, Group]) -> list[Bar]:
             if row.method in ("start", "format") or not runs:
                 continue
             values = changes(runs, "exact")
-            changed = any(map(has_changed, runs))
-            gain = interval(values)
-            is_sure = gain.excludes_zero() and sign_test(values) <= holds
+            changed, same = any(map(has_changed, runs)), same_questions(runs)
+            gain = interval(values, same=same)
+            is_sure = gain.excludes_zero() and sign_test(values, same) <= holds
             found.append(Bar(task, row.name, gain, mark, changed, is_sure))
     return found
 
@@ -100,6 +111,9 @@ def report(found: list[Line]) -> str:
             + f" The most frequent answer alone would be right in {some['most_frequent']} of them.",
             table(group, holm(tested)),
         ]
+        if len(begun := untrained(group)) > 1:
+            counts = ", ".join(f"{right} in {runs} runs" for right, runs in sorted(begun.items()))
+            parts.append(f"The untrained agent was not always the same: right are {counts}.")
         if labels := recalls(group):
             parts.append(labels)
     return "\n\n".join([*parts, "</details>"]) + "\n"
@@ -108,14 +122,32 @@ def report(found: list[Line]) -> str:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "paper.jsonl")
-    parser.add_argument("--write", action="store_true", help="into benchmarks/README.md")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=PUBLISHED,
+        help="a file of lines; by default those that benchmarks/README.md tells of",
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="put them into benchmarks/README.md and paper.svg"
+    )
     arguments = parser.parse_args()
+    write_anything()
     try:
+        if arguments.results.is_dir():
+            raise UsageError(f"argument --results: {arguments.results} is a directory, not a file")
         found = lines.read(arguments.results)
         check(found)
-        if not found:
-            raise UsageError(f"there are no results in {arguments.results}")
+        left_out = unknown(found)
+        if not found or {line["key"]["method"] for line in found} <= {*left_out}:
+            of = f" but of methods that are not known: {', '.join(left_out)}" if left_out else ""
+            raise UsageError(f"there are no results in {arguments.results}{of}")
+        if left_out:
+            tell(f"left out, as there is no such method: {', '.join(left_out)}")
+        if arguments.write and arguments.results.resolve() != PUBLISHED:
+            raise UsageError(
+                "--write publishes the results of this repository: leave out --results"
+            )
     except (UsageError, OSError) as error:
         sys.exit(str(error))
     text = report(found)

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -424,6 +425,18 @@ def test_other_settings_in_the_same_directory_are_refused(other: str, tmp_path: 
     assert engine.calls == []
 
 
+@pytest.mark.parametrize("missing", ["backward_engine", "seed"])
+def test_a_run_that_does_not_say_what_it_is_is_another(missing: str, tmp_path: Path) -> None:
+    """Also where what is missing would be null."""
+    run(Agent(), Scripted(world), steps=1, run_dir=tmp_path)
+    file = tmp_path / "run.json"
+    found = json.loads(file.read_text())
+    del found[missing]
+    file.write_text(json.dumps(found))
+    with pytest.raises(errors.UsageError, match=f"holds another run: {missing} differs"):
+        run(Agent(), Scripted(world), steps=2, run_dir=tmp_path)
+
+
 def test_other_parameters_in_the_same_directory_are_refused(tmp_path: Path) -> None:
     run(Agent(), Scripted(world), steps=1, run_dir=tmp_path)
     agent, engine = Agent(), Scripted(world)
@@ -758,6 +771,23 @@ def test_a_passing_failure_in_the_gate_says_nothing_about_the_rewrite() -> None:
     assert "samples failed, the first with ServerError: 503" in str(optimizer.step_with(gate))
     is_down = False
     assert optimizer.step_with(gate).accepted
+
+
+def test_what_no_sample_leads_to_is_told_once() -> None:
+    class Reads(Agent):
+        def forward(self, question: str) -> ta.TextVariable:
+            hint = str(self.hint(question=question))
+            output: ta.TextVariable = self.solve(question=question, hint=hint)
+            return output
+
+    with pytest.warns(UserWarning, match=r"reaches hint\.instruction from no sample") as told:
+        run(Reads(), Scripted(world), steps=2)
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agent, engine = Reads(), Scripted(world)
+        agent.hint.requires_grad_(False)
+        fitted(agent, optim.SGD(agent.to(engine).parameters(), engine=engine), steps=1)
 
 
 def test_a_run_reports_what_the_gate_saved() -> None:

@@ -257,6 +257,27 @@ def test_a_refused_rewrite_changes_no_other_request() -> None:
     assert [(call.temperature, call.sample) for call in firsts] == [(0.0, 0)] * 2
 
 
+@pytest.mark.parametrize("kind", [optim.SGD, optim.TextGrad, optim.OptoPrime])
+@pytest.mark.parametrize("limit", [None, 4000])
+def test_a_check_that_returns_no_reason_is_named(kind: Any, limit: int | None) -> None:
+    engine: Any = Scripted(lambda r: json.dumps(dict.fromkeys(r.schema["properties"], "new")))
+    engine.max_input_tokens = limit
+    x = nn.Parameter("old", name="x")
+    x.grad = ta.Gradient([Feedback("be better")])
+    with pytest.raises(errors.UsageError, match=f"{kind.__name__}: check says .* returned True"):
+        kind([x], engine=engine, check=lambda *_: True).step()
+
+
+def test_named_parameters_are_told_what_to_be() -> None:
+    with pytest.raises(errors.UsageError, match=r"can only optimize leaves.*pass \.parameters\(\)"):
+        optim.SGD(nn.LLM("x").named_parameters())  # type: ignore[arg-type]
+
+
+def test_a_name_may_be_any_text() -> None:
+    x = param("old", "\ud800")
+    assert optim.SGD([x], engine=Scripted(lambda r: said("new"))).step().accepted
+
+
 def test_state_of_before_there_were_refusals_can_be_loaded() -> None:
     optimizer = optim.SGD([param()])
     optimizer.load_state_dict({"steps": 2, "rejected": [{"x": "a"}]})

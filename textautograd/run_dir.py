@@ -146,7 +146,7 @@ def damaged(file: Path, why: object) -> str:
 
 
 def _another(path: Path, found: dict[str, Any], settings: dict[str, Any]) -> str:
-    differing = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
+    differing = _differing(found, settings)
     pairs = [pair for k in differing for pair in _pairs(k, found.get(k), settings.get(k))]
     shown = list(dict.fromkeys(_difference(*pair) for pair in pairs if pair[0] not in _DATA))
     more = [f"and {len(shown) - 5} more"] if len(shown) > 5 else []
@@ -157,6 +157,12 @@ def _another(path: Path, found: dict[str, Any], settings: dict[str, Any]) -> str
         f"{path} holds another run: {names} {differ}{details}. Choose another run_dir, or "
         "delete it to start anew"
     )
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The keys that one of them lacks, or whose values differ."""
+    same = {k for k in old.keys() & new.keys() if old[k] == new[k]}
+    return sorted((old.keys() | new.keys()) - same)
 
 
 def _difference(name: str, old: str, new: str) -> str:
@@ -170,6 +176,6 @@ def _difference(name: str, old: str, new: str) -> str:
 def _pairs(name: str, old: Any, new: Any) -> list[tuple[str, str, str]]:
     """Where two JSON values differ: dotted names, with both of them."""
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+        keys = _differing(old, new)
         return [pair for k in keys for pair in _pairs(f"{name}.{k}", old.get(k), new.get(k))]
     return [(name, json.dumps(old), json.dumps(new))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -163,6 +164,8 @@ def fit(
                 if optimizer.needs_gradients:
                     batch = _batch(loader, step)
                     learnt = _learn(module, batch, loss_fn, optimizer, rule, answering, max_failed)
+                    if not step and learnt.unreached:
+                        warnings.warn(_UNREACHED.format(", ".join(learnt.unreached)), stacklevel=2)
                 saved = gate.saved
                 result = optimizer.step_with(gate)
                 found = _metrics(step, learnt, result)
@@ -190,14 +193,15 @@ def fit(
 @dataclass(slots=True)
 class _Learnt:
     """What forward and backward brought: the mean loss, those of the samples that have one, what
-    happened to the others and to rules, gradients to be read, and why nothing is to be rewritten,
-    if so."""
+    happened to the others and to rules, gradients to be read, parameters that no sample's tape
+    leads to, and why nothing is to be rewritten, if so."""
 
     value: float | None = None
     losses: list[TextVariable] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     gradients: dict[str, list[str]] = field(default_factory=dict)
+    unreached: list[str] = field(default_factory=list)
     why: str | None = None
 
 
@@ -215,11 +219,12 @@ def _learn(
     failures: list[Failure] = []
     loss = mean(losses)
     value, lost = loss.item(), len(errors)
+    unreached = _unreached(optimizer, losses)
     if loss.requires_grad and lost / len(batch) <= max_failed:
         tapes = [Walk([(x, Gradient())]) for x in losses]
         failures = backward([(loss, Gradient())], rule=rule, engine=engine, all_may_fail=True)
         lost += _passed_by(tapes, failures)
-    learnt = _Learnt(value, losses, errors, failures, _shown(optimizer))
+    learnt = _Learnt(value, losses, errors, failures, _shown(optimizer), unreached)
     if lost / len(batch) > max_failed:  # 29 / 100 is .29, .29 * 100 is below 29
         first = [*errors, *map(str, failures)][0]
         learnt.why = f"{lost} of {len(batch)} samples failed, and max_failed is {max_failed:g}"
@@ -267,6 +272,20 @@ def _passed_by(tapes: Sequence[Walk], failures: Sequence[Failure]) -> int:
     """How many samples' feedback came to a node whose rule failed."""
     failed = {failure.node for failure in failures}
     return sum(any(tape.node(x) in failed for x in tape) for tape in tapes)
+
+
+_UNREACHED = (
+    "fit: backward reaches {} from no sample of the first batch. What is read, as by str(x), "
+    "x.data or an f-string, is off the tape: pass variables on as they are, or join them by ta.cat "
+    "and ta.fill"
+)
+
+
+def _unreached(optimizer: Optimizer, losses: Sequence[TextVariable]) -> list[str]:
+    """The parameters that should learn, and that no loss was made with."""
+    walk = Walk([(x, Gradient()) for x in losses])
+    pairs = zip(optimizer.names, optimizer.params, strict=True)
+    return [name for name, param in pairs if param.requires_grad and param not in walk]
 
 
 def _shown(optimizer: Optimizer) -> dict[str, list[str]]:

@@ -2,16 +2,19 @@
 
     python -m benchmarks.paper --task T --method M --model A --optimizer-model B --seed S ...
     python -m benchmarks.paper --queue small [--minutes N]     the runs of small.json, in order
+    python -m benchmarks.paper --queue small --task gsm8k      those of one task, method or seed
     python -m benchmarks.paper --queue full                    the paper's sizes, by gpt-4o-mini
     python -m benchmarks.paper ... --dry-run                   what it would cost, without a model
 
-A line that is there is not run again, and a run that another process makes with the same `--out`
-is left to it, so several share a queue. `python -m benchmarks.report` makes tables of the lines.
+A run whose line is there is not made again, and one that another process makes with the same
+`--out` is left to it, so several share a queue. `python -m benchmarks.report --results FILE` makes
+tables of the lines. A task of your own is a file DIR/bbh/NAME.json, as BIG-Bench Hard's are.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 import time
@@ -26,35 +29,41 @@ from benchmarks.paper.groups import has_changed
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.numbers import at_least
 from benchmarks.paper.peer import theirs
+from benchmarks.paper.questions import fetch, load
 from benchmarks.paper.run import ours
 from benchmarks.paper.served import served
 from benchmarks.paper.settings import Setting, digest, queued
+from textautograd.checking import quantity
 from textautograd.engines.base import Engine
 from textautograd.errors import RunError, UsageError
 from textautograd.locking import InUseError, locked
 from textautograd.stopping import stopped_by_signals
+from textautograd.terminal import write_anything
 
-RESULTS = Path(__file__).parent.parent / "results" / "paper.jsonl"
+TASK, METHOD = "bbh/object_counting", "sgd"
 
 
 def main(words: list[str] | None = None) -> None:
     """The command."""
     command = parser()
     arguments = command.parse_args(words)
-    if arguments.queue:
-        wanted = queued(arguments.queue)
-    else:
-        given = {field.name: getattr(arguments, field.name) for field in fields(Setting)}
-        wanted = [Setting(**{k: v for k, v in given.items() if v is not None})]
+    write_anything()
+    arguments.results = arguments.results or arguments.out / "results.jsonl"
     if arguments.queue and (ignored := given_besides(command, arguments)):
         command.error(f"a queue says what it runs: leave out {', '.join(ignored)}")
+    wanted = asked_for(arguments)
+    if not wanted:
+        command.error("the queue has no such run")
     if wrong := objection(wanted, arguments):
         command.error(wrong)
     try:
+        check_places(wanted, arguments)
         if arguments.dry_run:
             print(dry.report(wanted, arguments.data))
             return
         lines.check(arguments.results)
+        if arguments.queue:
+            print(left(wanted, arguments), flush=True)
     except (ta.Error, OSError) as error:
         sys.exit(str(error))
     again = "the same command goes on from here"
@@ -68,11 +77,59 @@ def main(words: list[str] | None = None) -> None:
         sys.exit(1)
 
 
+CHOICE = ("task", "method", "seed")  # of a queue's runs
+
+
 def given_besides(command: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[str]:
-    """The options of a single run that are not as they are by default."""
-    names = [field.name for field in fields(Setting)]
+    """The options of a single run that are not as they are by default, and choose none."""
+    names = [field.name for field in fields(Setting) if field.name not in CHOICE]
     given = [n for n in names if getattr(arguments, n) != command.get_default(n)]
     return [f"--{name.replace('_', '-')}" for name in given]
+
+
+def asked_for(arguments: argparse.Namespace) -> list[Setting]:
+    """The runs of a queue, or those of them that are chosen; or the one that is described."""
+    given = {field.name: getattr(arguments, field.name) for field in fields(Setting)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not arguments.queue:
+        return [Setting(**{"task": TASK, "method": METHOD, **given})]
+    chosen = {name: given[name] for name in CHOICE if name in given}
+    return [
+        setting
+        for setting in queued(arguments.queue)
+        if all(getattr(setting, name) == value for name, value in chosen.items())
+    ]
+
+
+def check_places(wanted: list[Setting], arguments: argparse.Namespace) -> None:
+    """Finds out, once for all runs, whether there are questions and a place for what runs leave;
+    fetches the questions if that was asked for.
+
+    Raises:
+        UsageError, OSError: not so.
+    """
+    for task in dict.fromkeys(setting.task for setting in wanted) if arguments.download else ():
+        fetch(task, arguments.data)
+    if not arguments.data.is_dir():
+        raise UsageError(
+            f"argument --data: there is no directory {arguments.data}: --download makes it, and "
+            "fetches what is missing from where it is published"
+        )
+    if arguments.results.is_dir():
+        raise UsageError(f"argument --results: {arguments.results} is a directory, not a file")
+    if not arguments.dry_run:
+        (arguments.out / "making").mkdir(parents=True, exist_ok=True)
+
+
+def left(wanted: list[Setting], arguments: argparse.Namespace) -> str:
+    """How much of a queue is there, and what is left out."""
+    found = lines.read(arguments.results)
+    missing = [s for s in wanted if not lines.is_there(found, s.key())]
+    told = f"{len(wanted) - len(missing)} of {len(wanted)} runs are in {arguments.results}"
+    peers = sum(METHODS[setting.method].peer is not None for setting in missing)
+    if peers and arguments.peers is None:
+        told += f"; {peers} of the others are left out, as they need --peers"
+    return told
 
 
 def objection(wanted: list[Setting], arguments: argparse.Namespace) -> str | None:
@@ -92,7 +149,7 @@ def objection(wanted: list[Setting], arguments: argparse.Namespace) -> str | Non
 
 def all_of(wanted: list[Setting], arguments: argparse.Namespace) -> bool:
     """Runs settings in order. Whether none failed; what would fail in each ends them."""
-    started, fine = time.time(), True
+    started, failed, told = time.time(), 0, set[str]()
     for setting in wanted:
         if time.time() - started > 60 * arguments.minutes:
             break
@@ -101,16 +158,25 @@ def all_of(wanted: list[Setting], arguments: argparse.Namespace) -> bool:
         try:
             one(setting, arguments)
         except (ta.Error, OSError) as error:
-            fine = False
-            print(f"{setting.task}, {setting.method}: {error}", file=sys.stderr, flush=True)
+            failed += 1
+            if (why := message(error)) not in told:  # one mistake may be that of many runs
+                print(f"{setting.task}, {setting.method}: {why}", file=sys.stderr, flush=True)
+            told.add(why)
             if isinstance(error, RunError | OSError):
                 break
-    return fine
+    if failed > len(told):
+        print(f"{failed} of {len(wanted)} runs failed", file=sys.stderr, flush=True)
+    return not failed
 
 
 def one(setting: Setting, arguments: argparse.Namespace) -> None:
     """Runs a setting whose line is missing, unless another process is making it."""
-    if lines.is_there(lines.read(arguments.results), setting.key()):
+    if there := lines.found(lines.read(arguments.results), setting.key()):
+        check_same(there, setting, arguments)
+        if not arguments.queue:
+            print(
+                f"It is in {arguments.results}: {summary(there)}. --results OTHER makes it again."
+            )
         return
     try:
         with locked(arguments.out / "making" / digest(setting.key())):
@@ -119,6 +185,24 @@ def one(setting: Setting, arguments: argparse.Namespace) -> None:
     except InUseError:
         if not arguments.queue:
             raise
+
+
+def message(error: Exception) -> str:
+    """What an error says, by the names of this command."""
+    said = str(error).replace("Pass download=True", "Pass --download")
+    return said.replace("in the environment or give api_key=", "in the environment")
+
+
+def check_same(line: lines.Line, setting: Setting, arguments: argparse.Namespace) -> None:
+    """Raises `UsageError` where a line is about other questions than there are now."""
+    if "data" not in line:
+        return
+    now = load(setting.task, arguments.data, setting.seed, setting.sizes).digest
+    if now != line["data"]:
+        raise UsageError(
+            f"{arguments.results} has this run, of other questions than those in {arguments.data}: "
+            "give another --results"
+        )
 
 
 def make(setting: Setting, arguments: argparse.Namespace) -> None:
@@ -175,24 +259,35 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = found.add_argument
-    add("--task", default="bbh/object_counting", help="bbh/<task>, gsm8k or liar")
-    add("--method", default="sgd", choices=METHODS, metavar="METHOD", help=", ".join(METHODS))
-    add("--model", default="gpt-4o-mini", help="of the agent's calls")
-    add("--optimizer-model", default="gpt-4o", help="of backward and optimizer calls")
-    add("--seed", type=int)
+    standard = Setting(TASK, METHOD, "gpt-4o-mini", "gpt-4o")
+    add("--task", help=f"bbh/<task>, gsm8k or liar (default: {TASK})")
+    methods = ", ".join(METHODS)
+    add("--method", choices=METHODS, metavar="METHOD", help=f"{methods} (default: {METHOD})")
+    add("--model", default=standard.model, help="of the agent's calls (default: %(default)s)")
+    add(
+        "--optimizer-model",
+        default=standard.optimizer_model,
+        help="of backward and optimizer calls (default: %(default)s)",
+    )
+    add("--seed", type=int, help=f"(default: {standard.seed})")
     some, number = at_least(1), at_least(0)
     add(
         "--sizes",
         type=number,
         nargs=3,
         metavar="N",
-        help="training, gate and held-out questions; 0 of the last: all others",
+        help="training, gate and held-out questions; 0 of the last: all others (default: "
+        f"{' '.join(map(str, standard.sizes))})",
     )
-    add("--steps", type=some)
-    add("--batch-size", type=some)
-    add("--examples", type=some, help="wrong samples shown to a rewrite")
-    add("--max-tokens", type=some, help="of an agent's reply")
-    add("--optimizer-max-tokens", type=some, help="of a backward or optimizer reply")
+    for name, what in (
+        ("steps", "of training"),
+        ("batch_size", "questions of a step"),
+        ("examples", "wrong samples shown to a rewrite"),
+        ("max_tokens", "of an agent's reply"),
+        ("optimizer_max_tokens", "of a backward or optimizer reply"),
+    ):
+        told = f"{what} (default: {getattr(standard, name)})"
+        add(f"--{name.replace('_', '-')}", type=some, help=told)
     add(
         "--tokens",
         type=some,
@@ -209,13 +304,22 @@ def parser() -> argparse.ArgumentParser:
         help="the last instruction says from the beginning what an answer looks like",
     )
     add("--queue", choices=["small", "full"], help="the runs of this queue instead of one")
-    add("--minutes", type=float, default=1e9, help="start no run after so many")
+    add("--minutes", type=minutes, default=math.inf, help="start no run after so many")
     add("--dry-run", action="store_true", help="calls, tokens and cost, by scripted replies")
     add("--data", type=Path, required=True, help="where bbh/, gsm8k/ and liar/ are")
+    add("--download", action="store_true", help="fetch missing questions, as they are published")
     add("--api-base", help="an OpenAI-compatible server; peers need benchmarks.paper.server")
     add("--peers", type=Path, help="the virtual environment of the peers")
-    add("--out", type=Path, default=Path("paper-runs"), help="where calls and logs are kept")
-    add("--results", type=Path, default=RESULTS, help="where lines go (benchmarks/results)")
+    out = "where calls, locks and logs are kept (default: %(default)s)"
+    add("--out", type=Path, default=Path("runs/paper"), help=out)
+    add("--results", type=Path, help="the file where lines go (default: results.jsonl in --out)")
+    return found
+
+
+def minutes(text: str) -> float:
+    """A `type` of argparse's."""
+    if (found := quantity(float(text))) is None:
+        raise argparse.ArgumentTypeError(f"must be a number of minutes, not {text}")
     return found
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterator
+from textwrap import shorten
+from typing import Any
 
 from benchmarks.paper.lines import Line
 from textautograd.checking import misfit
@@ -10,11 +14,13 @@ from textautograd.errors import UsageError
 
 KEY = {"task": str, "method": str, "seed": int, "sizes": (int, int, int), "steps": int}
 KEY |= {"batch_size": int, "model": str, "optimizer_model": str, "tokens": int | None}
+ERROR = {"type": str, "message": str}
 STAGE = {"exact": [int], "lenient": [int]}
 COST = {str: {str: (int, int, int)}}  # by stage and purpose: calls, tokens in and out
 SHAPE = {"key": KEY, "before": STAGE, "after": STAGE, "steps": [dict], "cost": COST}
 SHAPE |= {"most_frequent": int, "initial": {str: str}, "instructions": {str: str}}
-SHAPE |= {"error": dict | None}
+SHAPE |= {"error": dict | None, "indices": {"test": [int]}}
+ALLOWED = {"tokens": int | None}  # of a peer's settings
 
 
 def check(found: list[Line]) -> None:
@@ -23,25 +29,37 @@ def check(found: list[Line]) -> None:
     Raises:
         UsageError: one cannot.
     """
-    first: dict[str, tuple[int, int]] = {}
+    first: dict[str, tuple[int, Any]] = {}
     for number, line in enumerate(found, 1):
         why = misfit(line, SHAPE) or _unfit(line)
-        if not why:
-            asked = json.dumps([line["key"]["task"], line["key"]["sizes"]])
-            held_out = len(line["after"]["exact"])
-            other, there = first.setdefault(asked, (number, held_out))
-            if held_out != there:
-                why = f"it has {held_out} held-out questions of the same kind as {there} in result "
-                why += str(other)
+        for about, what in [] if why else _common(line):
+            other, there = first.setdefault(about, (number, what))
+            if what != there:
+                why = f"{about} is {what} here, and {there} in result {other}"
+                break
         if why:
-            raise UsageError(f"result {number} cannot be reported: {why}: mend or delete its line")
+            raise UsageError(
+                f"result {number} cannot be reported: {shorten(why, 300)}: mend or delete its line"
+            )
+
+
+def _common(line: Line) -> Iterator[tuple[str, Any]]:
+    """What lines must have in common, and what this one has."""
+    key, tested = line["key"], line["indices"]["test"]
+    same = f"{key['task']} with sizes {key['sizes']}"
+    yield f"{same}: the number of held-out questions", len(line["after"]["exact"])
+    if "labels" in line:
+        digest = hashlib.sha256(json.dumps(tested).encode()).hexdigest()[:8]
+        yield f"{same}: the labels of questions {digest}", line["labels"]
+    if "data" in line:
+        yield f"{same}: the questions of seed {key['seed']}, by their digest,", line["data"]
 
 
 def _unfit(line: Line) -> str | None:
     """What is wrong with a line that has all its parts."""
-    if line["error"] is not None and (
-        why := misfit(line["error"], {"type": str, "message": str}, "its error")
-    ):
+    if line["error"] is not None and (why := misfit(line["error"], ERROR, "its error")):
+        return why
+    if "settings" in line and (why := misfit(line["settings"], ALLOWED, "its settings")):
         return why
     lists = {f"{s}.{n}": line[s][n] for s in ("before", "after") for n in STAGE}
     if any(hit not in (0, 1) for hits in lists.values() for hit in hits):

@@ -1,8 +1,9 @@
 """What a setting would cost: the whole run with scripted replies, every answer of them wrong
 (but LIAR's, where it is a No).
 
-That is the most a run takes but for longer replies: every sample is wrong, so each has its backward
-calls, no step is skipped, and the gate evaluates every candidate in full. Held-out questions count
+A run takes more than that only by longer replies and by those that have to be asked for again:
+every sample is wrong, so each has its backward calls, no step is skipped, and the gate evaluates
+every candidate in full. Held-out questions count
 twice, before and after. Tokens are those of cl100k_base, prices those that litellm ships.
 """
 
@@ -83,8 +84,10 @@ def report(settings: list[Setting], root: Path) -> str:
                 absent[setting.task] = None
             except UsageError as error:
                 refused[f"{setting.task}, {setting.method}"] = error
-    if refused and not rows:
-        raise next(iter(refused.values()))
+    no_file = f"there is no file in {root} of {', '.join(absent)}: --download fetches it"
+    if not rows:
+        about, why = next(iter(refused.items()), ("", None))
+        raise UsageError(no_file if absent or why is None else f"{about}: {why}")
     found = [row(setting, cost) for setting, cost in rows.items()]
     usd = [cost.usd and cost.usd * cost.seeds for cost in rows.values()]
     unknown = usd.count(None)
@@ -92,7 +95,7 @@ def report(settings: list[Setting], root: Path) -> str:
     if unknown:
         total += f", and {unknown} rows at unknown prices"
     if absent:
-        total += f"\nNot there, and not counted: {', '.join(absent)}"
+        total += f"\nNot counted: {no_file}"
     total += "".join(f"\nNot counted: {about}: {error}" for about, error in refused.items())
     return "\n".join([HEAD, *found, "", total])
 

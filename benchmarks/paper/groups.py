@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -30,6 +31,23 @@ class Row:
 
 
 Group = list[Row]  # of a table
+
+
+def unknown(found: list[Line]) -> list[str]:
+    """The methods of lines that cannot be in a table, as there is no such method any more."""
+    names = (line["key"]["method"] for line in found)
+    return sorted({name for name in names if name not in METHODS})
+
+
+def untrained(group: Group) -> Counter[int]:
+    """How many held-out questions the agent as written had right in each run of ours."""
+    found: dict[str, Counter[int]] = {}
+    for row in group:
+        for run in row.runs:
+            if not _is_peer(run):
+                about = json.dumps([run["initial"], run["indices"]["test"]])
+                found.setdefault(about, Counter())[sum(run["before"]["exact"])] += 1
+    return max(found.values(), key=len, default=Counter())
 
 
 def grouped(found: list[Line]) -> dict[str, Group]:
@@ -110,6 +128,11 @@ def changes(runs: list[Line], score: str, others: list[Line] | None = None) -> l
     return found
 
 
+def same_questions(runs: list[Line]) -> bool:
+    """Whether all of them were asked the same held-out questions."""
+    return all(run["indices"]["test"] == runs[0]["indices"]["test"] for run in runs)
+
+
 def has_changed(run: Line) -> bool:
     """Whether its instructions are others than at the beginning."""
     return bool(run["instructions"] != run["initial"])
@@ -117,12 +140,16 @@ def has_changed(run: Line) -> bool:
 
 def tried(run: Line) -> int:
     """In how many steps a rewrite was scored, or taken as it was."""
-    return sum(
-        step.get("proposed", run["initial"]) != run["initial"]
-        or bool(step.get("changes"))
-        or str(step.get("why")).startswith("not better")
-        for step in run["steps"]
-    )
+    count, current = 0, run["initial"]
+    for step in run["steps"]:
+        proposed = step.get("proposed", current)
+        count += (
+            proposed != current
+            or bool(step.get("changes"))
+            or str(step.get("why")).startswith("not better")
+        )
+        current = proposed if step.get("accepted") else current
+    return count
 
 
 def words(run: Line) -> int:

@@ -14,7 +14,7 @@ Line = dict[str, Any]
 
 
 def read(path: Path, holds: Mapping[str, type] = {"key": dict}) -> list[Line]:
-    """Every whole line of a file, which need not be there; one that was cut off is left out.
+    """Every line of a file, which need not be there; a last one that was cut off is left out.
 
     Raises:
         UsageError: a line is no object that holds these. OSError: the file cannot be read.
@@ -22,17 +22,27 @@ def read(path: Path, holds: Mapping[str, type] = {"key": dict}) -> list[Line]:
     if not path.exists():
         return []
     found = []
-    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+    *texts, last = path.read_bytes().split(b"\n")
+    for number, text in enumerate(texts if _is_cut_off(last) else [*texts, last], 1):
         if not text:
             continue
-        try:
-            line = json.loads(text.decode())
-        except ValueError:
-            line = None
+        line = _value(text)
         if not isinstance(line, dict) or not all(isinstance(line.get(n), holds[n]) for n in holds):
             raise UsageError(f"{path}: line {number} is damaged or no result: mend or delete it")
         found.append(line)
     return found
+
+
+def _value(text: bytes) -> Any:
+    try:
+        return json.loads(text.decode())
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_cut_off(last: bytes) -> bool:
+    """Whether a file's last line is what an interrupted write leaves: an object's beginning."""
+    return last.startswith(b"{") and _value(last) is None
 
 
 def check(path: Path, holds: Mapping[str, type] = {"key": dict}) -> None:
@@ -54,11 +64,19 @@ def append(path: Path, line: Line) -> None:
         taken(file.fileno(), wait=True)  # another process may be adding one
         file.seek(0)
         there = file.read()
-        if there and not there.endswith(b"\n"):
-            file.truncate(there.rfind(b"\n") + 1)
+        last = there[there.rfind(b"\n") + 1 :]
+        if _is_cut_off(last):
+            file.truncate(len(there) - len(last))
+        elif last:  # whole, but for its end
+            file.write(b"\n")
         file.write((json.dumps(line) + "\n").encode())  # escaped, as UTF-8 has no lone surrogates
+
+
+def found(lines: list[Line], key: dict[str, Any]) -> Line | None:
+    """The line of a run with this key, if it has ended."""
+    return next((line for line in lines if line["key"] == key), None)
 
 
 def is_there(lines: list[Line], key: dict[str, Any]) -> bool:
     """Whether a run with this key has ended."""
-    return any(line["key"] == key for line in lines)
+    return found(lines, key) is not None

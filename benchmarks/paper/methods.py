@@ -109,7 +109,8 @@ def uninformed(
 def without_samples(
     instruction: str, examples: Examples, tried: Sequence[str], how: str
 ) -> list[Message]:
-    """The prompt of `optim.SGD` as it is, but for the samples."""
+    """The prompt of `optim.SGD` as it is, but for the samples. With the joint rule nothing else is
+    changed: who has a gradient is rewritten, and what the samples hold must not be copied."""
     return optimize(instruction, [], tried, how)
 
 
@@ -160,8 +161,11 @@ METHODS = {
     ),
     "random": Method("rewrites without data, gated", rule=everywhere, prompt=uninformed),
     "no-data": Method(
-        "SGD's own rewriting prompt without samples", rule=everywhere, prompt=without_samples
+        "no gradients, and SGD's rewriting prompt without samples",
+        rule=everywhere,
+        prompt=without_samples,
     ),
+    "no-samples": Method("SGD's rewriting prompt without samples", prompt=without_samples),
     "wrong-labels": Method("gradients from wrong labels", wrong_labels=True),
     "edges": Method("TextGrad's backward prompt, a call per predecessor", rule=rules.textgrad),
     "one-by-one": Method("the joint backward prompt, a call per predecessor", rule=one_by_one),
@@ -171,8 +175,13 @@ METHODS = {
     "train-gate-5": Method("gate on the training set, 5 candidates", gate="train", candidates=5),
     "sgd-5": Method("5 candidates", candidates=5),
     # what 5 candidates bring to the others: whether it is the gradient or the search
+    "no-samples-5": Method(
+        "SGD's rewriting prompt without samples, 5 candidates",
+        prompt=without_samples,
+        candidates=5,
+    ),
     "no-data-5": Method(
-        "SGD's own rewriting prompt without samples, 5 candidates",
+        "no gradients, and SGD's rewriting prompt without samples, 5 candidates",
         rule=everywhere,
         prompt=without_samples,
         candidates=5,

@@ -18,8 +18,10 @@ from benchmarks.paper.settings import Setting, digest
 from textautograd.checking import misfit
 from textautograd.data import Example
 from textautograd.errors import UsageError
+from textautograd.files import read_json, write_whole
 
 COUNTS = {"calls": int, "input_tokens": int, "output_tokens": int}
+ERROR = {"type": str, "message": str}
 RESULT = {"before": [str | None], "after": [str | None], "steps": [dict], "settings": dict}
 RESULT |= {"initial": {str: str}, "instructions": {str: str}, "versions": {str: str}}
 RESULT |= {"error": dict | None, "usage": {str: COUNTS}}
@@ -45,7 +47,7 @@ def theirs(
     run = f"{place}-{time.time_ns()}"
     if result_file.exists():  # the run goes on under its name
         run = loaded(job_file)["run"]
-    job_file.write_text(json.dumps({**told, "run": run}), "utf-8")
+    write_whole(job_file, json.dumps({**told, "run": run}).encode())
     started = time.time()
     if not (result_file.exists() and loaded(result_file).get("after") is not None):
         command = [peers / "bin" / "python", "-m", f"benchmarks.paper.peers.{script}", name]
@@ -62,7 +64,8 @@ def theirs(
     result = loaded(result_file)
     if result.get("after") is None:
         raise UsageError(f"{script} is not done, and goes on next time: see {folder / 'log.txt'}")
-    if why := misfit({"usage": {}} | result, RESULT):
+    why = misfit({"usage": {}} | result, RESULT)
+    if why or (why := result["error"] and misfit(result["error"], ERROR, "its error")):
         raise UsageError(f"{result_file} is damaged, {why}: delete {folder} to run it again")
     if {len(result["before"]), len(result["after"])} != {len(questions.test)}:
         raise UsageError(f"{result_file} is about other questions: delete {folder}, or mend it")
@@ -70,7 +73,7 @@ def theirs(
     phases = ["before"] if result["instructions"] == result["initial"] else ["before", "after"]
     if not set(phases) <= usage.keys():
         usage |= asked_of(api_base, run, phases, folder)
-        result_file.write_text(json.dumps({**result, "usage": usage}, indent=1), "utf-8")
+        write_whole(result_file, json.dumps({**result, "usage": usage}, indent=1).encode())
     return {
         "key": setting.key(),
         **scores(questions, result["before"], result["after"]),
@@ -95,7 +98,7 @@ def loaded(file: Path) -> dict[str, Any]:
         UsageError: it holds none.
     """
     try:
-        found = json.loads(file.read_text("utf-8"))
+        found = read_json(file)
     except ValueError:
         found = None
     if not isinstance(found, dict):

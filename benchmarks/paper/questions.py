@@ -104,17 +104,14 @@ def load(task: str, root: Path, seed: int, sizes: tuple[int, int, int]) -> Quest
     Raises:
         UsageError: there are fewer, or no such task. DataError: a file is missing or malformed.
     """
-    kind, _, which = task.partition("/")
-    pool: Sequence[Example]
-    if kind == "bbh" and which:
-        pool = held_out = data.BBH(root, which)
-    elif task == "gsm8k":
-        pool, held_out = data.GSM8K(root, "train"), data.GSM8K(root, "test")
-    elif task == "liar":
-        pool, held_out = data.LIAR(root, "train"), data.LIAR(root, "valid")
-    else:
-        raise UsageError(f"there is no task {task!r}: use bbh/<task>, gsm8k or liar")
+    pool, held_out = fetch(task, root, download=False)
     train, val, test = sizes
+    needed, there = train + val + (test if pool is held_out else 0), len(pool)
+    if needed + (pool is held_out and not test) > there or test > len(held_out):
+        raise UsageError(
+            f"sizes {train}, {val} and {test or 'all others'} are more questions than {task} has: "
+            f"{there}" + ("" if pool is held_out else f", and {len(held_out)} to hold out")
+        )
     left = list(range(len(pool)))
     chosen: list[int] = []
     if test:
@@ -132,6 +129,28 @@ def load(task: str, root: Path, seed: int, sizes: tuple[int, int, int]) -> Quest
         [held_out[i] for i in chosen],
         {"train": drawn[0], "val": drawn[1], "test": chosen},
     )
+
+
+def fetch(
+    task: str, root: Path, download: bool = True
+) -> tuple[Sequence[Example], Sequence[Example]]:
+    """What there is to train on and to hold out, which may be the same; fetched if it is missing.
+
+    Raises:
+        UsageError: no such task. DataError: a file is missing, cannot be fetched, or is malformed.
+    """
+    kind, _, which = task.partition("/")
+    if kind == "bbh" and which:
+        everything = data.BBH(root, which, download=download)
+        return everything, everything
+    if task == "gsm8k":
+        return data.GSM8K(root, "train", download), data.GSM8K(root, "test", download)
+    if task == "liar":
+        return (
+            data.LIAR(root, "train", download=download),
+            data.LIAR(root, "valid", download=download),
+        )
+    raise UsageError(f"there is no task {task!r}: use bbh/<task>, gsm8k or liar")
 
 
 def with_wrong_answers(examples: list[Example]) -> list[Example]:

@@ -20,6 +20,7 @@ import asyncio
 import json
 import os
 import secrets
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ from aiohttp import web
 
 from benchmarks.paper.served import meta
 from textautograd.engines._store import Store
+from textautograd.errors import Error
 from textautograd.identity import digest
 
 MAX_TOKENS = 512
@@ -133,7 +135,7 @@ class Proxy:
     async def _answer(self, request: web.Request, used: Usage) -> Answer:
         try:
             body = await request.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
             return _refusal(400, "the body is no JSON object")
@@ -161,8 +163,8 @@ class Proxy:
         if self.kept is None or body.get("temperature") != 0:
             return await self._send(upstream, body)
         key = digest(json.dumps(body, sort_keys=True))
-        if (found := self.kept.get(key)) is not None:
-            return Answer(200, json.loads(found))
+        if (found := _read(self.kept.get(key))) is not None:
+            return Answer(200, found)
         if key not in self.asked:
             self.asked[key] = asyncio.create_task(self._send(upstream, body))
             self.asked[key].add_done_callback(partial(self._keep, key))
@@ -171,15 +173,17 @@ class Proxy:
 
     def _keep(self, key: str, task: asyncio.Task[Answer]) -> None:
         del self.asked[key]
-        if not task.cancelled() and (answer := task.result()).status == 200 and self.kept:
-            self.kept.add(key, json.dumps(answer.body))
+        if task.cancelled() or task.exception() is not None or self.kept is None:
+            return
+        if (answer := task.result()).status == 200 and _is_good(answer.body):
+            self.kept.replace(key, json.dumps(answer.body))
 
     async def _send(self, upstream: Upstream, body: dict[str, Any]) -> Answer:
         address = f"{upstream.url}/chat/completions"
         try:
             async with self.session.post(address, json=body, headers=_of(upstream)) as response:
                 answer = Answer(response.status, await response.json(content_type=None))
-        except (aiohttp.ClientError, ValueError) as error:
+        except (aiohttp.ClientError, ValueError, RecursionError) as error:
             return _refusal(502, f"the model's server failed: {error}")
         if answer.status == 200 and not _is_completion(answer.body):
             return _refusal(502, f"the model's server sent no choices: {answer.body!r:.200}")
@@ -188,7 +192,10 @@ class Proxy:
 
 def application(models: Mapping[str, Upstream], keep: Path | None = None) -> web.Application:
     """The server in front of these models."""
-    proxy = Proxy(models, None if keep is None else Store(keep))
+    kept = None if keep is None else Store(keep)
+    if kept is not None:
+        kept.get("")  # a file that cannot be used is found out now
+    proxy = Proxy(models, kept)
     app = web.Application(client_max_size=2**26)
     app.cleanup_ctx.append(proxy.connected)
     app.router.add_post("/v1/chat/completions", proxy.chat)
@@ -211,7 +218,24 @@ def _refusal(status: int, message: str) -> Answer:
 
 def _is_completion(body: Any) -> bool:
     choices = body.get("choices") if isinstance(body, dict) else None
-    return isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices)
+    return isinstance(choices, list) and bool(choices) and all(isinstance(c, dict) for c in choices)
+
+
+def _is_good(body: dict[str, Any]) -> bool:
+    """Whether an answer is worth keeping: an empty one or an error may not come again."""
+    messages = [choice.get("message") for choice in body["choices"]]
+    texts = [m.get("content") for m in messages if isinstance(m, dict)]
+    is_whole = len(texts) == len(messages) and all(isinstance(text, str) for text in texts)
+    return is_whole and not body.get("error")
+
+
+def _read(kept: str | None) -> Any:
+    """A kept answer, or `None` where there is none, or a damaged one."""
+    try:
+        found = None if kept is None else json.loads(kept)
+    except (ValueError, RecursionError):
+        return None
+    return found if _is_completion(found) else None
 
 
 def _tokens(usage: Any, name: str) -> int:
@@ -279,14 +303,22 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=CONTEXT, help="tokens of each, on average")
     parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 8))
     given = parser.parse_args()
-    loaded = {n: load(n, given.slots, given.context, given.threads) for n in given.model}
-    models = {name: upstream for name, (_, upstream) in loaded.items()}
-    models |= {name: Upstream(url) for name, _, url in (u.partition("=") for u in given.upstream)}
-    if not models:
+    named = [u.partition("=") for u in given.upstream]
+    for text, (name, _, url) in zip(given.upstream, named, strict=True):
+        if not (name and url.startswith(("http://", "https://"))):
+            parser.error(f"argument --upstream: NAME=http://…/v1, not {text!r}")
+    if not (given.model or named):
         parser.error("name a --model or an --upstream")
-    # A client that has gone is a call given up, upon which llama.cpp stops generating.
-    app = application(models, given.keep)
-    web.run_app(app, host="127.0.0.1", port=given.port, handler_cancellation=True)
+    if not 0 <= given.port < 2**16:
+        parser.error(f"argument --port: there is no port {given.port}")
+    try:
+        loaded = {n: load(n, given.slots, given.context, given.threads) for n in given.model}
+        models = {name: upstream for name, (_, upstream) in loaded.items()}
+        app = application(models | {name: Upstream(url) for name, _, url in named}, given.keep)
+        # A client that has gone is a call given up, upon which llama.cpp stops generating.
+        web.run_app(app, host="127.0.0.1", port=given.port, handler_cancellation=True)
+    except (Error, OSError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

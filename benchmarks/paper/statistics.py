@@ -23,12 +23,13 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def interval(values: Sequence[Sequence[float]], alpha: float = 0.05) -> Interval:
+def interval(values: Sequence[Sequence[float]], alpha: float = 0.05, same: bool = True) -> Interval:
     """Of the mean of `values[seed][question]`, by the bootstrap over seeds and over questions.
 
-    Both are drawn anew, with replacement: the same questions for all seeds drawn, as every seed was
-    asked the same. For a comparison pass differences, which pairs what is compared by seed and by
-    question. With a single seed there is nothing to draw: it is about the questions alone.
+    Both are drawn anew, with replacement: the `same` questions for all seeds drawn, if every seed
+    was asked these, else each seed's own. For a comparison pass differences, which pairs what is
+    compared by seed and by question. With a single seed there is nothing to draw: it is about the
+    questions alone.
     """
     found = np.asarray(values, dtype=float)
     rng = np.random.default_rng(0)
@@ -37,9 +38,16 @@ def interval(values: Sequence[Sequence[float]], alpha: float = 0.05) -> Interval
     # the mean over the seeds drawn, as weights on seeds; then the same for questions
     weights = np.zeros((DRAWS, seeds))
     np.add.at(weights, (np.arange(DRAWS)[:, None], picked), 1 / seeds)
-    by_question = weights @ found
-    chosen = rng.integers(questions, size=(DRAWS, questions))
-    means = np.take_along_axis(by_question, chosen, axis=1).mean(axis=1)
+    if same:
+        by_question = weights @ found
+        chosen = rng.integers(questions, size=(DRAWS, questions))
+        means = np.take_along_axis(by_question, chosen, axis=1).mean(axis=1)
+    else:
+        chosen = rng.integers(questions, size=(seeds, DRAWS, questions))
+        by_seed = [
+            of_seed[drawn].mean(axis=1) for of_seed, drawn in zip(found, chosen, strict=True)
+        ]
+        means = (weights * np.stack(by_seed, axis=1)).sum(axis=1)
     low, high = np.quantile(means, [alpha / 2, 1 - alpha / 2])
     return Interval(float(found.mean()), float(low), float(high))
 
@@ -52,10 +60,12 @@ def wilson(mean: float, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def sign_test(values: Sequence[Sequence[float]]) -> float:
+def sign_test(values: Sequence[Sequence[float]], same: bool = True) -> float:
     """The two-sided p of `values[seed][question]`, differences, by the exact sign test over
-    questions, each summed over seeds. With one seed it is McNemar's exact test."""
-    by_question = np.asarray(values, dtype=float).sum(axis=0)
+    questions, each summed over seeds where they are the `same`. With one seed it is McNemar's exact
+    test."""
+    found = np.asarray(values, dtype=float)
+    by_question = found.sum(axis=0) if same else found.ravel()
     up, down = int((by_question > 0).sum()), int((by_question < 0).sum())
     n = up + down
     return min(1.0, 2 * sum(math.comb(n, i) for i in range(min(up, down) + 1)) / 2**n)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from benchmarks.paper.groups import Group, Row, changes, has_changed, tokens, training, tried, words
+from benchmarks.paper.groups import (
+    Group,
+    Row,
+    changes,
+    has_changed,
+    same_questions,
+    tokens,
+    training,
+    tried,
+    words,
+)
 from benchmarks.paper.lines import Line
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.statistics import interval, sign_test, wilson
@@ -66,6 +76,7 @@ def table(group: Group, holds: float) -> str:
         "| exact less sgd | tried | changed | words | training: calls | tokens |",
         "|---" * 12 + "|",
     ]
+    same = same_questions([run for row in group for run in row.runs])
     for row in group:
         runs = row.went_through()
         for line in row.runs:
@@ -78,9 +89,9 @@ def table(group: Group, holds: float) -> str:
         cells = [
             row.name,
             str(len(runs)),
-            level([run["after"]["exact"] for run in runs]),
-            level([run["after"]["lenient"] for run in runs]),
-            *(points(values, holds) for values in compared(row, group)),
+            level([run["after"]["exact"] for run in runs], same),
+            level([run["after"]["lenient"] for run in runs], same),
+            *(points(values, holds, len(runs), same) for values in compared(row, group)),
             str(sum(map(tried, runs))),
             f"{sum(map(has_changed, runs))} of {len(runs)}",
             f"{mean(words, runs):.0f}",
@@ -92,35 +103,40 @@ def table(group: Group, holds: float) -> str:
 
 
 def compared(row: Row, group: Group) -> list[list[list[float]]]:
-    """What a row is compared with: its own start, the form stated, `sgd`. Empty where that is not
-    there, is the row itself, or is there in several states."""
-    found = [] if row.method == "start" else [changes(row.went_through(), "exact")]
-    found = found or [[]]
-    for method in ("format", "sgd"):
+    """What a row is compared with: its own start, the form stated, and `sgd` with as many
+    candidates (that, with one). Empty where it is not there, is there in several states, or is the
+    row itself; and for the rows that others are compared with, as that would be said twice."""
+    if row.method == "start":
+        return [[], [], []]
+    found = [changes(row.went_through(), "exact")]
+    is_of_five = METHODS[row.method].candidates == 5 and row.method != "sgd-5"
+    for method in ("format", "sgd-5" if is_of_five else "sgd"):
         (others, *more) = [r.went_through() for r in group if r.method == method] or [[]]
-        is_compared = row.method != method and others and not more
+        is_compared = row.method not in (method, "format") and others and not more
         found.append(changes(row.went_through(), "exact", others) if is_compared else [])
     return found
 
 
-def level(values: list[list[int]]) -> str:
+def level(values: list[list[int]], same: bool = True) -> str:
     """How many are right, with the interval: Wilson's where the bootstrap has nothing to draw."""
-    found = interval(values)
+    found = interval(values, same=same)
     low, high = found.low, found.high
     if len(values) == 1 or low == high:
         low, high = wilson(found.mean, len(values[0]))
     return f"{100 * found.mean:.0f} ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def points(values: list[list[float]], holds: float) -> str:
-    """A difference in percentage points, bold where it holds."""
+def points(values: list[list[float]], holds: float, seeds: int, same: bool) -> str:
+    """A difference in percentage points, bold where it holds; of how many seeds, if not of all."""
     if not values:
         return ""
+    of = f", {len(values)} seed{'s' * (len(values) > 1)}" if len(values) < seeds else ""
     if not any(any(of_seed) for of_seed in values):
-        return "same"
-    found = interval(values)
+        return f"same{of}"
+    found = interval(values, same=same)
     text = f"{100 * found.mean:+.0f} ({100 * found.low:+.0f} to {100 * found.high:+.0f})"
-    return f"**{text}**" if found.excludes_zero() and sign_test(values) <= holds else text
+    is_sure = found.excludes_zero() and sign_test(values, same) <= holds
+    return f"**{text}**{of}" if is_sure else f"{text}{of}"
 
 
 def of_allowed(runs: list[Line]) -> str:
@@ -147,6 +163,8 @@ def recalls(group: Group) -> str:
                 ]
                 for run in runs
             ]
+            if not same_questions(runs):  # of each seed's there are others, and not as many
+                right = [[hit for of_seed in right for hit in of_seed]]
             rows.append(f"| {row.name} | {label} | {level(right)} | {len(right[0])} |")
     return "\n".join(rows) if len(rows) > 2 else ""
 

@@ -134,7 +134,8 @@ class Optimizer:
             raise UsageError("the optimizer got no parameters: does the module have any?")
         for param in self.params:
             if not isinstance(param, TextVariable) or not param.is_leaf:
-                raise UsageError(f"can only optimize leaves, not {param!r}")
+                hint = ": pass .parameters()" if isinstance(param, tuple) else ""
+                raise UsageError(f"can only optimize leaves, not {param!r}{hint}")
         if len(set(self.params)) != len(self.params):
             raise UsageError("a parameter occurs twice")
         whole("optimizer: candidates", candidates)

@@ -155,9 +155,9 @@ class OptoPrime(Rewriting):
             for name, param in live:
                 if name in new:
                     data = data_of(param.grad) if param.grad else []
-                    if why := self.check(new[name], param.data, [], data):
+                    if why := self.objection(new[name], param.data, [], data):
                         return f"{name}: {why}"
-                    again.append(self.check(new[name], param.data, self.tried(name), data))
+                    again.append(self.objection(new[name], param.data, self.tried(name), data))
             if not new:
                 return "no variable changes, and there is feedback"
             # one that failed in other company may do well in this

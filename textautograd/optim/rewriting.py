@@ -71,6 +71,22 @@ class Rewriting(Optimizer):
             "check": identity(self.check),
         }
 
+    def objection(
+        self, new: str, old: str, tried: Sequence[str], data: Sequence[str]
+    ) -> str | None:
+        """What `check` says.
+
+        Raises:
+            UsageError: it is neither a text nor `None`.
+        """
+        why: Any = self.check(new, old, tried, data)
+        if why is None or isinstance(why, str):
+            return why
+        raise UsageError(
+            f"{type(self).__name__}: check says why a rewrite cannot be used, as a str, or None; "
+            f"it returned {why!r:.80}"
+        )
+
     def live(self) -> list[tuple[str, TextVariable]]:
         """The parameters that have a gradient; without one, nothing is rewritten."""
         return [(n, p) for n, p in zip(self.names, self.params, strict=True) if p.grad]
@@ -143,7 +159,7 @@ class Rewriting(Optimizer):
             name,
             texts,
             prompt,
-            lambda parts: self.check(parts[part] or "", old, in_vain, data),
+            lambda parts: self.objection(parts[part] or "", old, in_vain, data),
             differ=differ,
         )
         return parts if isinstance(parts, Exception) else {name: parts[part] or old}

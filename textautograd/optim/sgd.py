@@ -135,7 +135,7 @@ class SGD(Rewriting):
 
     def _examples(self, gradient: Gradient, name: str, candidate: int) -> list[Feedback]:
         """Each candidate's own evidence: the next draw from one stream."""
-        rng = random.Random(f"{self.seed} {self.steps} {name}")
+        rng = random.Random(f"{self.seed} {self.steps} {name}".encode(errors="surrogatepass"))
         for _ in range(candidate + 1):
             order = rng.sample(range(len(gradient)), min(len(gradient), 8 * self.examples))
         chosen: list[Feedback] = []
