@@ -210,6 +210,30 @@ def test_uninformed_arms_show_no_data_and_make_no_backward_call(root: Path) -> N
             assert is_own is method.startswith("no-data")
 
 
+@pytest.mark.parametrize("method", ["no-samples", "no-samples-5"])
+def test_the_control_without_samples_is_sgd_in_all_else(root: Path, method: str) -> None:
+    model, whole = Improving(), Improving()
+    run(root, method, model)
+    run(root, method.replace("no-samples", "sgd"), whole)
+    for request in model.of("optimize"):
+        assert request.messages[0]["content"] == OPTIMIZING
+        assert "Claim" not in str(request.messages) and "example-" not in str(request.messages)
+    first, *_ = [[r.messages for r in seen.of("backward")] for seen in (model, whole)]
+    assert first and first[:4] == [r.messages for r in whole.of("backward")][:4]
+
+    class Copying(Improving):
+        """Its rewrites copy what a sample holds, which the control does not show and refuses."""
+
+        def said(self, request: Request) -> str:
+            if request.purpose == "optimize":
+                return json.dumps({"prompt": " ".join(e.question for e in given.train)})
+            return super().said(request)
+
+    given = load("liar", root, 0, (8, 8, 6))
+    line = run(root, method, Copying())
+    assert not accepted(line) and "it copies the example text" in str(line["steps"])
+
+
 @pytest.mark.parametrize("method", ["wrong-labels", "wrong-labels-5"])
 def test_wrong_labels_are_wrong_in_every_feedback_and_the_gate_is_right(
     root: Path, method: str
@@ -318,6 +342,25 @@ def test_a_line_that_was_cut_off_is_written_over(tmp_path: Path) -> None:
     assert lines.read(file) == [one]
     lines.append(file, other)
     assert lines.read(file) == [one, other]
+
+
+def test_a_last_line_needs_no_end(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_text('{"key": {"seed": 1}}\n{"key": {"seed": 2}}')
+    assert [line["key"]["seed"] for line in lines.read(file)] == [1, 2]
+    lines.append(file, {"key": {"seed": 3}})
+    assert [line["key"]["seed"] for line in lines.read(file)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"precious": 1}', "a word", "[1", '{"a": 1}\nnotes', "[" * 10**5]
+)
+def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_text(text)
+    with pytest.raises(UsageError, match="is damaged or no result"):
+        lines.check(file)
+    assert file.read_text() == text
 
 
 @pytest.mark.parametrize("damage", [b'{"key": {}, "a', b"[]", b"{}", b'{"key": 1}', b"\xff"])

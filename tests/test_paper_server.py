@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 from fault_server import Faults, answer, faults, refusal
 
-from benchmarks.paper.server import MAX_TOKENS, Upstream, application
+from benchmarks.paper.served import served
+from benchmarks.paper.server import MAX_TOKENS, Upstream, application, main
 
 MESSAGES = [{"role": "user", "content": "Hi."}]
 
@@ -150,6 +155,84 @@ def test_what_is_kept_is_computed_once_where_it_is_asked_at_the_same_time(tmp_pa
         second, third, used = through(use, tmp_path / "kept.sqlite", a=a)
     assert second == third and second[1]["choices"][0]["message"]["content"] == "once"
     assert len(a.bodies) == 1 and used[""]["output_tokens"] == 3
+
+
+EMPTY: list[Any] = [
+    {"choices": [{"message": None}]},
+    {"choices": [{"message": {"content": None}, "finish_reason": "error"}]},
+    {"choices": [{"message": {"content": "x"}}], "error": {"message": "overloaded"}},
+    {"choices": [{}]},
+]
+
+
+@pytest.mark.parametrize("body", EMPTY)
+def test_only_good_replies_are_kept(tmp_path: Path, body: Any) -> None:
+    async def use(client: Client) -> Any:
+        return [await client.chat(temperature=0) for _ in range(3)]
+
+    with faults({"json": body}, answer("good")) as a:
+        _, second, third = through(use, tmp_path / "kept.sqlite", a=a)
+    assert second == third and second[1]["choices"][0]["message"]["content"] == "good"
+    assert len(a.bodies) == 2
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "{}"])
+def test_a_damaged_reply_is_asked_for_again(tmp_path: Path, damage: str) -> None:
+    keep = tmp_path / "kept.sqlite"
+
+    async def use(client: Client) -> Any:
+        return await client.chat(temperature=0)
+
+    with faults(answer("first"), answer("second")) as a:
+        through(use, keep, a=a)
+        with sqlite3.connect(keep) as file:
+            file.execute("UPDATE replies SET value = ?", [damage])
+        file.close()
+        found = [through(use, keep, a=a) for _ in range(2)]
+    assert [body["choices"][0]["message"]["content"] for _, body in found] == ["second"] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--upstream", "FOO"], "NAME=http://"),
+        (["--upstream", "=http://127.0.0.1:9/v1"], "NAME=http://"),
+        (["--upstream", "a=http://127.0.0.1:9/v1", "--port", "99999"], "no port 99999"),
+        (["--upstream", "a=http://127.0.0.1:9/v1", "--keep", "."], "cannot be used"),
+        (["--model", "nope"], "no model 'local/nope'"),
+        ([], "name a --model or an --upstream"),
+    ],
+)
+def test_what_cannot_work_ends_the_command_in_one_line(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["server", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert said in f"{end.value.code}{capsys.readouterr().err}"
+
+
+def test_what_a_models_server_says_of_its_weights_is_passed_on() -> None:
+    async def listed(request: web.Request) -> web.Response:
+        meta = {"size": 7, "n_params": 5, "ftype": "Q4", "n_ctx": 8}
+        return web.json_response({"data": [{"id": "/a/path", "meta": meta}]})
+
+    async def run() -> Any:
+        own = web.Application()
+        own.router.add_get("/v1/models", listed)
+        async with TestServer(own) as model:
+            routes = {"a": Upstream(str(model.make_url("/v1"))), "gone": Upstream("http://[::1]:9")}
+            async with TestServer(application(routes)) as server:
+                url = str(server.make_url("/v1"))
+                return await asyncio.to_thread(served, url, ["a", "gone", "other"])
+
+    assert asyncio.run(run()) == {"a": {"size": 7, "n_params": 5, "ftype": "Q4"}}
+    assert served("http://127.0.0.1:9/v1", ["a"]) == {}
 
 
 def test_several_replies_are_several_calls() -> None:

@@ -1,0 +1,104 @@
+"""What `python -m benchmarks.paper` runs, leaves alone and says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_paper import Model, call, model, root
+
+from benchmarks.paper import __main__ as command
+from benchmarks.paper import lines
+from benchmarks.paper.settings import Setting
+
+__all__ = ["model", "root"]
+
+
+def test_a_run_that_is_there_is_shown_and_not_made_again(
+    root: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(root) == 0
+    capsys.readouterr()
+    seen = len(model.seen)
+    assert call(root) == 0
+    said = capsys.readouterr().out
+    assert "exact 0 → 0 of 4" in said and "--results OTHER makes it again" in said
+    assert len(model.seen) == seen
+
+
+def test_other_questions_under_the_same_name_are_another_run(
+    root: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(root) == 0
+    file = root / "bbh" / "navigate.json"
+    file.write_text(file.read_text("utf-8").replace("odd", "even"), "utf-8")
+    assert call(root) == 1
+    assert "has this run, of other questions than those in" in capsys.readouterr().err
+    assert call(root, "--results", str(root / "y.jsonl")) == 0
+
+
+def test_a_queue_can_be_narrowed_and_says_what_is_left_out(
+    root: Path, model: Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = [
+        Setting(task, method, "a", "b", seed, (4, 4, 4), steps=1, batch_size=4)
+        for task, method in (
+            *(("bbh/navigate", "start"), ("bbh/navigate", "format")),
+            *(("liar", "start"), ("bbh/navigate", "peer-gepa")),
+        )
+        for seed in (0, 1)
+    ]
+    monkeypatch.setattr(command, "queued", lambda name: some)
+    words = ["--queue", "small", "--task", "bbh/navigate", "--seed", "1"]
+    assert call(root, *words) == 0
+    said = capsys.readouterr().out
+    assert f"0 of 3 runs are in {root / 'results' / 'x.jsonl'}; 1 of the others are left" in said
+    keys = [line["key"] for line in lines.read(root / "results" / "x.jsonl")]
+    assert [(k["task"], k["method"], k["seed"]) for k in keys] == [
+        ("bbh/navigate", "start", 1),
+        ("bbh/navigate", "format", 1),
+    ]
+    assert call(root, *words, "--method", "start") == 0
+    assert "1 of 1 runs are in" in capsys.readouterr().out
+
+
+def test_what_a_newcomer_runs_goes_to_a_file_of_its_own(
+    root: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    words = ["--task", "bbh/navigate", "--method", "start", "--sizes", "4", "4", "4"]
+    command.main([*words, "--data", "."])
+    (line,) = lines.read(root / "runs" / "paper" / "results.jsonl")
+    assert line["key"]["method"] == "start"
+
+
+def test_questions_that_are_missing_are_fetched_if_asked(
+    root: Path, model: Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = root / "bbh" / "navigate.json"
+    published = file.read_bytes()
+    file.unlink()
+    assert call(root, "--method", "start") == 1
+    assert "Pass --download to fetch it" in capsys.readouterr().err
+    assert "--download fetches it" in str(call(root, "--dry-run"))
+    monkeypatch.setattr("textautograd.data.published.fetch", lambda *_, **__: published)
+    assert call(root, "--method", "start", "--download") == 0
+    assert file.read_bytes() == published
+
+
+@pytest.mark.parametrize("sizes", ["8 8 30", "30 11 0", "20 20 0"])
+def test_sizes_that_there_are_no_questions_for_are_named(
+    root: Path, model: Model, capsys: pytest.CaptureFixture[str], sizes: str
+) -> None:
+    assert call(root, "--sizes", *sizes.split()) == 1
+    said = capsys.readouterr().err
+    assert f"sizes {sizes.split()[0]}, " in said and "than bbh/navigate has: 40" in said
+    assert not model.seen
+
+
+def test_a_line_tells_code_and_questions(root: Path, model: Model) -> None:
+    assert call(root, "--method", "start") == 0
+    (line,) = lines.read(root / "results" / "x.jsonl")
+    assert len(line["versions"]["tree"]) == len(line["data"]) == 16
+    json.dumps(line)

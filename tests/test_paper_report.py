@@ -1,0 +1,147 @@
+"""What the report compares, and what it says of lines that cannot be compared."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_paper import Model, root, run
+
+from benchmarks import report
+from benchmarks.paper.groups import grouped, tried
+from benchmarks.paper.statistics import interval, sign_test
+from textautograd.errors import UsageError
+
+__all__ = ["root"]
+
+
+def changed(line: dict[str, Any], **parts: Any) -> dict[str, Any]:
+    """A copy with another seed, method or part."""
+    found: dict[str, Any] = json.loads(json.dumps(line))
+    for name in ("seed", "method"):
+        if name in parts:
+            found["key"][name] = parts.pop(name)
+    return found | parts
+
+
+def row(told: str, name: str) -> list[str]:
+    """The cells of a method's row in the table with intervals."""
+    rows = [line for line in told.split("<details>")[1].split("\n") if line.startswith(f"| {name}")]
+    return [cell.strip() for cell in rows[0].split("|")[1:-1]]
+
+
+def test_lines_of_other_questions_are_not_reported_together(root: Path) -> None:
+    line = run(root, "start", Model())
+    labels = [*line["labels"][:-1], "Maybe"]
+    with pytest.raises(UsageError, match=r"result 2 .*the labels of questions .* in result 1"):
+        report.check([line, changed(line, seed=1, labels=labels)])
+    with pytest.raises(UsageError, match="the questions of seed 0, by their digest, is 1234 here"):
+        report.check([line, changed(line, method="sgd", data="1234")])
+    report.check([line, changed(line, seed=1, data="1234")])  # other questions to train on
+
+
+@pytest.mark.parametrize("settings", ["x", {"tokens": "x"}, {}])
+def test_what_a_peer_was_allowed_must_be_a_number(root: Path, settings: Any) -> None:
+    line = run(root, "start", Model())
+    with pytest.raises(UsageError, match="result 1 cannot be reported: its settings"):
+        report.check([changed(line, method="peer-gepa", settings=settings)])
+
+
+def test_seeds_with_other_questions_are_not_paired_by_place(root: Path) -> None:
+    line = run(root, "sgd", Model())
+    other = changed(line, seed=1, indices={"test": [i + 100 for i in line["indices"]["test"]]})
+    line["after"]["exact"], other["after"]["exact"] = [1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]
+    line["before"]["exact"] = other["before"]["exact"] = [0] * 6
+    same = changed(other, indices=line["indices"])
+    # six questions of twelve got right, or each of six on one of two seeds
+    assert report.differences(grouped([line, other])) == [2 * 0.5**6]
+    assert report.differences(grouped([line, same])) == [2 * 0.5**6]
+    other["after"]["exact"] = [0, 0, 0, 0, 0, 1]
+    assert report.differences(grouped([line, other])) == [2 * 0.5**4]
+
+
+def test_the_interval_over_seeds_with_other_questions_covers_what_it_should() -> None:
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(60):
+        found = interval((rng.random((5, 40)) < 0.3).astype(float).tolist(), same=False)
+        covered += found.low <= 0.3 <= found.high
+    assert covered >= 50
+    assert sign_test([[1, 0], [0, 1]], same=False) == sign_test([[1, 1]]) == 0.5
+    # equal questions are not more evidence with every seed, other ones are
+    equal = [[1.0] * 20 + [0.0] * 20] * 5
+    assert interval(equal).low < interval(equal, same=False).low < 0.5
+
+
+def test_arms_of_five_candidates_are_compared_with_sgd_of_five(root: Path) -> None:
+    line = run(root, "sgd", Model())
+    line["after"]["exact"] = [0] * 6
+    better = changed(line["after"], exact=[1] * 6)
+    found = [line, changed(line, method="sgd-5", after=better)]
+    found += [changed(line, method="wrong-labels-5", after=better)]
+    found += [changed(line, method="edges", after=better)]
+    told = report.report(found)
+    assert row(told, "gradients from wrong labels, 5 candidates")[6] == "same"
+    assert row(told, "5 candidates")[6].strip("*") == "+100 (+100 to +100)"
+    assert row(told, "TextGrad's backward prompt")[6].strip("*") == "+100 (+100 to +100)"
+
+
+def test_a_difference_says_of_how_many_seeds_it_is(root: Path) -> None:
+    line = run(root, "edges", Model())
+    found = [line, changed(line, seed=1), changed(line, method="sgd")]
+    assert row(report.report(found), "TextGrad's backward prompt")[6] == "same, 1 seed"
+
+
+def test_no_difference_is_counted_twice(root: Path) -> None:
+    line = run(root, "start", Model())
+    found = [changed(line, method=name) for name in ("start", "format", "sgd")]
+    # form less start, SGD less start, SGD less form
+    assert len(report.differences(grouped(found))) == 3
+
+
+def test_the_report_says_where_the_untrained_agent_was_another(root: Path) -> None:
+    line = run(root, "start", Model())
+    other = changed(line, method="sgd", before=line["before"] | {"exact": [1] * 6})
+    right = sum(line["before"]["exact"])
+    told = report.report([line, other])
+    assert f"was not always the same: right are {right} in 1 runs, 6 in 1 runs." in told
+    assert "not always the same" not in report.report([line, changed(line, method="sgd")])
+
+
+def test_a_proposal_of_what_is_there_is_no_try() -> None:
+    kept = {"a": "old"}, {"a": "new"}, {"a": "newer"}
+    steps = [
+        {"proposed": kept[0], "accepted": True},
+        {"proposed": kept[1], "accepted": True},
+        {"proposed": kept[1], "accepted": False},
+        {"proposed": kept[2], "accepted": False},
+    ]
+    assert tried({"initial": kept[0], "steps": steps}) == 2
+
+
+def test_what_is_left_out_is_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def reported(*lines: dict[str, Any], words: tuple[str, ...] = ()) -> object:
+        file = root / "r.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        monkeypatch.setattr(sys, "argv", ["report", "--results", str(file), *words])
+        try:
+            report.main()
+        except SystemExit as end:
+            return end.code
+        return 0
+
+    line = run(root, "start", Model())
+    old = changed(line, method="sgd-old")
+    assert reported(line, old) == 0
+    assert "left out, as there is no such method: sgd-old" in capsys.readouterr().err
+    assert "but of methods that are not known: sgd-old" in str(reported(old))
+    assert "leave out --results" in str(reported(line, words=("--write",)))
+    monkeypatch.setattr(sys, "argv", ["report", "--results", str(root)])
+    with pytest.raises(SystemExit, match="is a directory, not a file"):
+        report.main()
