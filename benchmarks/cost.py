@@ -102,6 +102,8 @@ def main() -> None:
         return limited()
     if arguments.data:
         return estimated(arguments.data)
+    if arguments.peers and not (arguments.peers / "bin" / "python").is_file():
+        parser.error(f"argument --peers: there is no {arguments.peers / 'bin' / 'python'}")
     systems = {"ours": measure(sys.executable, "ours")}
     if arguments.peers:
         python = str(arguments.peers / "bin" / "python")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sqlite3
+import sys
 import time
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def folder_of(out: Path, task: str, seed: int) -> Path:
     return out / f"{task.replace('/', '-')}-{seed}"
 
 
-def run(data: Path, out: Path) -> None:
-    """Every run that has no result yet, in order."""
+def run(data: Path, out: Path) -> bool:
+    """Every run that has no result yet, in order. Whether none failed."""
+    codes = []
     out.mkdir(parents=True, exist_ok=True)
     for task, seed, size in RUNS:
         folder = folder_of(out, task, seed)
@@ -55,6 +57,8 @@ def run(data: Path, out: Path) -> None:
         with (out / "times.jsonl").open("a", encoding="utf-8") as file:
             line = {"folder": folder.name, "seconds": time.time() - started, "code": code}
             file.write(json.dumps(line) + "\n")
+        codes.append(code)
+    return not any(codes)
 
 
 def report(out: Path) -> str:
@@ -109,11 +113,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where the runs are kept")
     parser.add_argument("--report", action="store_true", help="only print the table")
     arguments = parser.parse_args()
-    if not arguments.report:
-        if arguments.data is None:
-            parser.error("--data is needed to run")
-        run(arguments.data, arguments.out)
+    if not arguments.report and arguments.data is None:
+        parser.error("--data is needed to run")
+    if arguments.data is not None and not arguments.data.is_dir():
+        parser.error(
+            f"argument --data: there is no directory {arguments.data}; `textautograd train "
+            "--download` fetches what is published"
+        )
+    fine = arguments.report or run(arguments.data, arguments.out)
     print(report(arguments.out))
+    if not fine:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

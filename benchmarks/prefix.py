@@ -29,6 +29,7 @@ from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.local import Local
 from textautograd.errors import IncompleteReplyError
 
+TASK = "object_counting"
 PURPOSES = ["forward", "backward", "optimize"]
 LONG = (
     "First list every thing that the question names, each with how many there are of it, and leave "
@@ -82,7 +83,7 @@ def once(root: Path, data_first: bool, long: bool) -> dict[str, Any]:
         for name, parameter in agent.named_parameters():
             parameter.data = f"{parameter.data} {LONG} This was written for {name}."
     optimizer = optim.SGD(agent.parameters(), engine=engine)
-    examples = data.BBH(root, "object_counting")
+    examples = data.BBH(root, TASK)
     nn.LLM("Say yes.", engine=engine)("Now.").data  # loads the model  # noqa: B018
     engine.found = {purpose: [0, 0, 0] for purpose in PURPOSES}
     times = [time.perf_counter()]
@@ -109,6 +110,10 @@ def main() -> None:
         order, length = arguments.one
         print(json.dumps(once(arguments.data, order == "data first", length == "long")))
         return
+    try:
+        data.BBH(arguments.data, TASK)
+    except ta.Error as error:
+        sys.exit(str(error))
     print(
         "| instructions | order | phase | calls | prompt tokens | from the cache | computed "
         "| seconds, median (least to most) |"
@@ -120,7 +125,7 @@ def main() -> None:
             for order, found in runs.items():
                 words = ["--data", str(arguments.data), "--one", order, length]
                 command = [sys.executable, "-m", "benchmarks.prefix", *words]
-                ran = subprocess.run(command, capture_output=True, text=True, check=True)
+                ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 found.append(json.loads(ran.stdout))
         for order, found in runs.items():
             for purpose in PURPOSES:
