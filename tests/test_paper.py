@@ -583,7 +583,7 @@ def test_ctrl_c_ends_a_queue_in_one_line_and_the_same_command_goes_on(
     root: Path, model: Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seeds = [Setting("bbh/navigate", "start", "a", "b", seed, (4, 4, 4)) for seed in (0, 1)]
-    monkeypatch.setattr(command, "queued", lambda name: seeds)
+    monkeypatch.setattr("benchmarks.paper.arguments.queued", lambda name: seeds)
 
     def interrupted(setting: Setting, *arguments: Any) -> Any:
         if setting.seed:
@@ -604,7 +604,7 @@ def test_a_queue_ends_at_what_fails_every_run(
     wanted = [
         Setting("bbh/navigate", "start", "a", "b", seed, (4, 4, 4), steps=1) for seed in (0, 1)
     ]
-    monkeypatch.setattr(command, "queued", lambda name: wanted)
+    monkeypatch.setattr("benchmarks.paper.arguments.queued", lambda name: wanted)
     for error, last in (
         (AuthenticationError("no key"), "bbh/navigate, start: no key"),
         (ConnectionFailed("gone"), "2 of 2 runs failed"),

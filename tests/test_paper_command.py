@@ -49,7 +49,7 @@ def test_a_queue_can_be_narrowed_and_says_what_is_left_out(
         )
         for seed in (0, 1)
     ]
-    monkeypatch.setattr(command, "queued", lambda name: some)
+    monkeypatch.setattr("benchmarks.paper.arguments.queued", lambda name: some)
     words = ["--queue", "small", "--task", "bbh/navigate", "--seed", "1"]
     assert call(root, *words) == 0
     said = capsys.readouterr().out

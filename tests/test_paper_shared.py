@@ -52,7 +52,7 @@ def seeds(results: Path) -> list[int]:
 def test_a_queue_leaves_a_run_to_the_process_that_makes_it(
     root: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "queued", lambda name: [setting(0), setting(1)])
+    monkeypatch.setattr("benchmarks.paper.arguments.queued", lambda name: [setting(0), setting(1)])
     results = root / "results" / "x.jsonl"
     with held(root, 0):
         assert call(root, "--queue", "small") == 0

@@ -1,0 +1,146 @@
+"""What `python -m benchmarks.paper` is told: the runs it should make, and where."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import fields
+from pathlib import Path
+
+from benchmarks.paper.methods import METHODS
+from benchmarks.paper.numbers import at_least
+from benchmarks.paper.questions import fetch
+from benchmarks.paper.settings import Setting, queued
+from textautograd.checking import quantity
+from textautograd.errors import UsageError
+
+TASK, METHOD = "bbh/object_counting", "sgd"
+CHOICE = ("task", "method", "seed")  # of a queue's runs
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Of the command."""
+    found = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = found.add_argument
+    standard = Setting(TASK, METHOD, "gpt-4o-mini", "gpt-4o")
+    add("--task", help=f"bbh/<task>, gsm8k or liar (default: {TASK})")
+    methods = ", ".join(METHODS)
+    add("--method", choices=METHODS, metavar="METHOD", help=f"{methods} (default: {METHOD})")
+    add("--model", default=standard.model, help="of the agent's calls (default: %(default)s)")
+    add(
+        "--optimizer-model",
+        default=standard.optimizer_model,
+        help="of backward and optimizer calls (default: %(default)s)",
+    )
+    add("--seed", type=int, help=f"(default: {standard.seed})")
+    some, number = at_least(1), at_least(0)
+    add(
+        "--sizes",
+        type=number,
+        nargs=3,
+        metavar="N",
+        help="training, gate and held-out questions; 0 of the last: all others (default: "
+        f"{' '.join(map(str, standard.sizes))})",
+    )
+    for name, what in (
+        ("steps", "of training"),
+        ("batch_size", "questions of a step"),
+        ("examples", "wrong samples shown to a rewrite"),
+        ("max_tokens", "of an agent's reply"),
+        ("optimizer_max_tokens", "of a backward or optimizer reply"),
+    ):
+        told = f"{what} (default: {getattr(standard, name)})"
+        add(f"--{name.replace('_', '-')}", type=some, help=told)
+    add(
+        "--tokens",
+        type=some,
+        help="start no call of training when it has cost so many; calls under way may pass it",
+    )
+    add(
+        "--reasoning",
+        action=argparse.BooleanOptionalAction,
+        help="nodes reason, then state their output (the paper's way; default)",
+    )
+    add(
+        "--stated",
+        action=argparse.BooleanOptionalAction,
+        help="the last instruction says from the beginning what an answer looks like",
+    )
+    add("--queue", choices=["small", "full"], help="the runs of this queue instead of one")
+    add("--minutes", type=minutes, default=math.inf, help="start no run after so many")
+    add("--dry-run", action="store_true", help="calls, tokens and cost, by scripted replies")
+    add("--data", type=Path, required=True, help="where bbh/, gsm8k/ and liar/ are")
+    add("--download", action="store_true", help="fetch missing questions, as they are published")
+    add("--api-base", help="an OpenAI-compatible server; peers need benchmarks.paper.server")
+    add("--peers", type=Path, help="the virtual environment of the peers")
+    out = "where calls, locks and logs are kept (default: %(default)s)"
+    add("--out", type=Path, default=Path("runs/paper"), help=out)
+    add("--results", type=Path, help="the file where lines go (default: results.jsonl in --out)")
+    return found
+
+
+def minutes(text: str) -> float:
+    """A `type` of argparse's."""
+    if (found := quantity(float(text))) is None:
+        raise argparse.ArgumentTypeError(f"must be a number of minutes, not {text}")
+    return found
+
+
+def given_besides(command: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[str]:
+    """The options of a single run that are not as they are by default, and choose none."""
+    names = [field.name for field in fields(Setting) if field.name not in CHOICE]
+    given = [n for n in names if getattr(arguments, n) != command.get_default(n)]
+    return [f"--{name.replace('_', '-')}" for name in given]
+
+
+def asked_for(arguments: argparse.Namespace) -> list[Setting]:
+    """The runs of a queue, or those of them that are chosen; or the one that is described."""
+    given = {field.name: getattr(arguments, field.name) for field in fields(Setting)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not arguments.queue:
+        return [Setting(**{"task": TASK, "method": METHOD, **given})]
+    chosen = {name: given[name] for name in CHOICE if name in given}
+    return [
+        setting
+        for setting in queued(arguments.queue)
+        if all(getattr(setting, name) == value for name, value in chosen.items())
+    ]
+
+
+def check_places(wanted: list[Setting], arguments: argparse.Namespace) -> None:
+    """Finds out, once for all runs, whether there are questions and a place for what runs leave;
+    fetches the questions if that was asked for.
+
+    Raises:
+        UsageError, OSError: not so.
+    """
+    for task in dict.fromkeys(setting.task for setting in wanted) if arguments.download else ():
+        fetch(task, arguments.data)
+    if not arguments.data.is_dir():
+        raise UsageError(
+            f"argument --data: there is no directory {arguments.data}: --download makes it, and "
+            "fetches what is missing from where it is published"
+        )
+    if arguments.results.is_dir():
+        raise UsageError(f"argument --results: {arguments.results} is a directory, not a file")
+    if not arguments.dry_run:
+        (arguments.out / "making").mkdir(parents=True, exist_ok=True)
+
+
+def objection(wanted: list[Setting], arguments: argparse.Namespace) -> str | None:
+    """What is wrong with the arguments together."""
+    if arguments.sizes and not arguments.sizes[0]:
+        return "argument --sizes: there must be a training question"
+    if any(setting.stated and METHODS[setting.method].state_format for setting in wanted):
+        return "format states the answer's form itself: leave out --stated"
+    if arguments.dry_run or not any(METHODS[setting.method].peer for setting in wanted):
+        return None
+    if arguments.peers is None:  # a queue runs without them
+        return None if arguments.queue else f"{arguments.method} needs --peers"
+    if not (arguments.peers / "bin" / "python").is_file():
+        return f"argument --peers: there is no {arguments.peers / 'bin' / 'python'}"
+    return None if arguments.api_base else "--peers needs --api-base, of benchmarks.paper.server"
