@@ -58,7 +58,7 @@ def missing(found: list[Line]) -> list[Setting]:
 def differences(groups: dict[str, Group]) -> list[float]:
     """The p of every difference in the tables."""
     return [
-        sign_test(values, same_questions([run for row in group for run in row.runs]))
+        sign_test(values, same_questions(group))
         for group in groups.values()
         for row in group
         for values in compared(row, group)
@@ -78,7 +78,7 @@ def bars(groups: dict[str, Group]) -> list[Bar]:
             if row.method in ("start", "format") or not runs:
                 continue
             values = changes(runs, "exact")
-            changed, same = any(map(has_changed, runs)), same_questions(runs)
+            changed, same = any(map(has_changed, runs)), same_questions(group)
             gain = interval(values, same=same)
             is_sure = gain.excludes_zero() and sign_test(values, same) <= holds
             found.append(Bar(task, row.name, gain, mark, changed, is_sure))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,25 @@ def test_other_questions_under_the_same_name_are_another_run(
     assert call(root) == 1
     assert "has this run, of other questions than those in" in capsys.readouterr().err
     assert call(root, "--results", str(root / "y.jsonl")) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the peer is a shell script")
+@pytest.mark.parametrize("error", [{}, {"type": "x"}, {"type": 1, "message": "x"}])
+def test_a_peers_result_that_could_not_be_reported_is_no_line(
+    root: Path, capsys: pytest.CaptureFixture[str], error: dict[str, object]
+) -> None:
+    answers = ["No"] * 4
+    result = {"before": answers, "after": answers, "initial": {}, "instructions": {}, "steps": []}
+    result |= {"settings": {}, "versions": {}, "error": error}
+    (root / "result").write_text(json.dumps(result))
+    python = root / "peers" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nfor last; do :; done\ncp {root}/result "$last"\n')
+    python.chmod(0o755)
+    words = ["--method", "peer-gepa", "--tokens", "9", "--peers", str(root / "peers")]
+    assert call(root, *words, "--api-base", "http://127.0.0.1:9/v1") == 1
+    assert "result.json is damaged, its error" in capsys.readouterr().err
+    assert not lines.read(root / "results" / "x.jsonl")
 
 
 def test_a_queue_can_be_narrowed_and_says_what_is_left_out(

@@ -235,6 +235,22 @@ def test_what_a_models_server_says_of_its_weights_is_passed_on() -> None:
     assert served("http://127.0.0.1:9/v1", ["a"]) == {}
 
 
+@pytest.mark.parametrize(
+    "body", ["", "[]", '{"data": ["a"]}', '{"data": [{"id": "a", "meta": 7}]}']
+)
+def test_what_is_no_list_of_models_tells_nothing_of_them(body: str) -> None:
+    async def listed(request: web.Request) -> web.Response:
+        return web.Response(text=body)
+
+    async def run() -> Any:
+        own = web.Application()
+        own.router.add_get("/v1/models", listed)
+        async with TestServer(own) as model:
+            return await asyncio.to_thread(served, str(model.make_url("/v1")), ["a"])
+
+    assert asyncio.run(run()) == {}
+
+
 def test_several_replies_are_several_calls() -> None:
     async def use(client: Client) -> Any:
         return await client.chat(n=3, seed=7), await client.get("usage?run=r")

@@ -60,7 +60,7 @@ def main(words: list[str] | None = None) -> None:
         if arguments.queue:
             print(left(wanted, arguments), flush=True)
     except (ta.Error, OSError) as error:
-        sys.exit(str(error))
+        sys.exit(message(error))
     again = "the same command goes on from here"
     try:
         with stopped_by_signals(f"ended; {again}"):

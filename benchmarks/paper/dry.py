@@ -3,8 +3,8 @@
 
 A run takes more than that only by longer replies and by those that have to be asked for again:
 every sample is wrong, so each has its backward calls, no step is skipped, and the gate evaluates
-every candidate in full. Held-out questions count
-twice, before and after. Tokens are those of cl100k_base, prices those that litellm ships.
+every candidate in full. Held-out questions count twice, before and after. Tokens are those of
+cl100k_base, prices those that litellm ships.
 """
 
 from __future__ import annotations

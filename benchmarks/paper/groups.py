@@ -128,9 +128,10 @@ def changes(runs: list[Line], score: str, others: list[Line] | None = None) -> l
     return found
 
 
-def same_questions(runs: list[Line]) -> bool:
-    """Whether all of them were asked the same held-out questions."""
-    return all(run["indices"]["test"] == runs[0]["indices"]["test"] for run in runs)
+def same_questions(group: Group) -> bool:
+    """Whether all runs of a table were asked the same held-out questions."""
+    asked = [run["indices"]["test"] for row in group for run in row.runs]
+    return all(each == asked[0] for each in asked)
 
 
 def has_changed(run: Line) -> bool:

@@ -65,7 +65,9 @@ def theirs(
     if result.get("after") is None:
         raise UsageError(f"{script} is not done, and goes on next time: see {folder / 'log.txt'}")
     why = misfit({"usage": {}} | result, RESULT)
-    if why or (why := result["error"] and misfit(result["error"], ERROR, "its error")):
+    if why is None and result["error"] is not None:
+        why = misfit(result["error"], ERROR, "its error")
+    if why:
         raise UsageError(f"{result_file} is damaged, {why}: delete {folder} to run it again")
     if {len(result["before"]), len(result["after"])} != {len(questions.test)}:
         raise UsageError(f"{result_file} is about other questions: delete {folder}, or mend it")

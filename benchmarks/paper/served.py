@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.request
 from typing import Any
@@ -12,10 +13,12 @@ TOLD = ("size", "n_params", "ftype")  # by llama.cpp: bytes, weights, how they a
 def served(api_base: str, names: list[str]) -> dict[str, dict[str, Any]]:
     """What tells these models' weights from others of the same name, where the server says it."""
     try:
-        with urllib.request.urlopen(f"{api_base}/models") as reply:
+        with urllib.request.urlopen(f"{api_base}/models", timeout=10) as reply:
             listed = json.load(reply)["data"]
         return {m["id"]: meta(m) for m in listed if m["id"] in names and meta(m)}
-    except (OSError, ValueError, LookupError, TypeError):  # not every server has such a list
+    except (OSError, http.client.HTTPException, RecursionError):
+        return {}
+    except (ValueError, LookupError, TypeError, AttributeError):  # no such list
         return {}
 
 

@@ -76,7 +76,7 @@ def table(group: Group, holds: float) -> str:
         "| exact less sgd | tried | changed | words | training: calls | tokens |",
         "|---" * 12 + "|",
     ]
-    same = same_questions([run for row in group for run in row.runs])
+    same = same_questions(group)
     for row in group:
         runs = row.went_through()
         for line in row.runs:
@@ -163,7 +163,7 @@ def recalls(group: Group) -> str:
                 ]
                 for run in runs
             ]
-            if not same_questions(runs):  # of each seed's there are others, and not as many
+            if not same_questions(group):  # of each seed's there are others, and not as many
                 right = [[hit for of_seed in right for hit in of_seed]]
             rows.append(f"| {row.name} | {label} | {level(right)} | {len(right[0])} |")
     return "\n".join(rows) if len(rows) > 2 else ""

@@ -149,14 +149,16 @@ class COPRO(Rewriting):
         texts: Mapping[Key, str],
         candidate: int,
     ) -> Drawn:
-        tried = [text for text, _ in self._attempts[name] if text != param.data]
 
         def prompt(texts: Mapping[Key, str], how: str) -> list[Message]:
             return propose({**fixed, **{key[0]: text for key, text in texts.items()}}, how)
 
-        return await self.rewritten(
-            engine, FORM, name, param, candidate, texts, prompt, tried, differ=True
-        )
+        return await self.rewritten(engine, FORM, name, param, candidate, texts, prompt)
+
+    def in_vain(self, name: str) -> list[str]:
+        """The parameter's attempts, but for the one in place."""
+        now = self.params[self.names.index(name)].data
+        return [text for text, _ in self._attempts[name] if text != now]
 
     def _shown(self, name: str) -> dict[Key, str]:
         """The best attempts, from worst to best."""

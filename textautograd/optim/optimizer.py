@@ -257,10 +257,12 @@ class Optimizer:
             ],
         )
         for candidate, loss in zip(usable, verdict.losses, strict=True):
-            if isinstance(loss, float):
-                candidate.loss = loss
+            if isinstance(loss, TransientError):
+                candidate.error = described(loss)
+            elif isinstance(loss, str):
+                candidate.error = loss
             else:
-                candidate.error = loss if isinstance(loss, str) else described(loss)
+                candidate.loss = loss
         return verdict
 
     def _write(self, state: dict[str, str]) -> dict[str, tuple[str, str]]:

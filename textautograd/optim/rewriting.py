@@ -145,12 +145,10 @@ class Rewriting(Optimizer):
         candidate: int,
         texts: Mapping[Key, str],
         prompt: Prompt,
-        in_vain: Sequence[str],
-        *,
-        differ: bool,
     ) -> Drawn:
         """A parameter's new text, the one part of `form`."""
         (part,), old = form.names, param.data
+        in_vain = self.in_vain(name)
         data = data_of(param.grad) if param.grad else []
         parts = await self.ask(
             engine,
@@ -160,7 +158,7 @@ class Rewriting(Optimizer):
             texts,
             prompt,
             lambda parts: self.objection(parts[part] or "", old, in_vain, data),
-            differ=differ,
+            differ=bool(self.tried(name)),
         )
         return parts if isinstance(parts, Exception) else {name: parts[part] or old}
 

@@ -98,8 +98,8 @@ class SGD(Rewriting):
         self, engine: Engine, name: str, param: TextVariable, candidate: int
     ) -> Drawn:
         assert param.grad is not None
-        old, tried = param.data, self.tried(name)
-        examples, rejected = self._examples(param.grad, name, candidate), tried[-4:]
+        old, rejected = param.data, self.tried(name)[-4:]
+        examples = self._examples(param.grad, name, candidate)
 
         def prompt(texts: Mapping[Key, str], how: str) -> list[Message]:
             return self._messages(
@@ -110,17 +110,7 @@ class SGD(Rewriting):
             )
 
         texts = texts_of(examples, rejected)
-        return await self.rewritten(
-            engine,
-            FORM,
-            name,
-            param,
-            candidate,
-            texts,
-            prompt,
-            self.in_vain(name),
-            differ=bool(tried),
-        )
+        return await self.rewritten(engine, FORM, name, param, candidate, texts, prompt)
 
     def _messages(
         self, old: str, examples: Sequence[Feedback], tried: Sequence[str], how: str

@@ -121,17 +121,7 @@ class TextGrad(Rewriting):
             now = [shown(example, i, texts) for i, example in enumerate(examples)]
             return self._messages(name, old, now, texts, how)
 
-        return await self.rewritten(
-            engine,
-            FORM,
-            name,
-            param,
-            candidate,
-            texts,
-            prompt,
-            self.in_vain(name),
-            differ=bool(self.tried(name)),
-        )
+        return await self.rewritten(engine, FORM, name, param, candidate, texts, prompt)
 
     def _messages(
         self,
