@@ -7,6 +7,7 @@ python -m benchmarks.report --write              puts them into benchmarks/READM
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from benchmarks.paper.groups import (
     changes,
     grouped,
     has_changed,
-    same_questions,
+    most_frequent,
     unknown,
     untrained,
 )
@@ -41,13 +42,12 @@ reply could be used, or the tokens were spent before."""
 NOTE = """\
 Means over seeds, with 95 % intervals: Wilson's for one seed, else by the bootstrap over seeds and
 questions. Differences are paired, in points. Two or three seeds say little of what another would
-bring (an interval over two never leaves what those two found), so this describes these runs, not
-the methods. *less sgd*: arms with five candidates are compared with SGD with five. Bold: the
-interval excludes 0, and an exact sign test over questions holds among all {comparisons} differences
-of these tables (Holm, 5 %). *tried*: steps in which a rewrite was scored, or taken as it was;
-*changed*: runs that ended with other instructions. A failed sample counts as wrong. Beside a peer's
-tokens is how much that is of what it was allowed: what stands beside its name, else what `sgd` had
-spent on training in the first form of its runs."""
+bring, so this describes these runs, not the methods. *less sgd*: arms with five candidates are
+compared with SGD with five. Bold: the interval excludes 0, and an exact sign test over questions
+holds among all {comparisons} differences of these tables (Holm, 5 %). *tried*: steps in which a
+rewrite was scored, or taken as it was; *changed*: runs that ended with other instructions. A failed
+sample counts as wrong. Beside a peer's tokens is how much that is of what it was allowed: what
+stands beside its name, else what `sgd` had spent on training in the first form of its runs."""
 
 
 def missing(found: list[Line]) -> list[Setting]:
@@ -58,7 +58,7 @@ def missing(found: list[Line]) -> list[Setting]:
 def differences(groups: dict[str, Group]) -> list[float]:
     """The p of every difference in the tables."""
     return [
-        sign_test(values, same_questions(group))
+        sign_test(values)
         for group in groups.values()
         for row in group
         for values in compared(row, group)
@@ -78,11 +78,23 @@ def bars(groups: dict[str, Group]) -> list[Bar]:
             if row.method in ("start", "format") or not runs:
                 continue
             values = changes(runs, "exact")
-            changed, same = any(map(has_changed, runs)), same_questions(group)
-            gain = interval(values, same=same)
-            is_sure = gain.excludes_zero() and sign_test(values, same) <= holds
+            changed, gain = any(map(has_changed, runs)), interval(values)
+            is_sure = gain.excludes_zero() and sign_test(values) <= holds
             found.append(Bar(task, row.name, gain, mark, changed, is_sure))
     return found
+
+
+def made_with(found: list[Line]) -> str:
+    """What the runs were made with, where that was not the same in all."""
+    weights: dict[str, set[str]] = {}
+    for line in found:
+        for model, told in line.get("served", {}).items():
+            weights.setdefault(model, set()).add(json.dumps(told, sort_keys=True))
+    unlike = [model for model, tellings in weights.items() if len(tellings) > 1]
+    said = f" Not all were made with the same weights of {', '.join(unlike)}." if unlike else ""
+    if (trees := len({line.get("versions", {}).get("tree") for line in found})) > 1:
+        said += f" They were made by {trees} states of the code."
+    return said
 
 
 def report(found: list[Line]) -> str:
@@ -91,7 +103,7 @@ def report(found: list[Line]) -> str:
     tested = differences(groups)
     left, all_ = len(missing(found)), len(queued())
     parts = [
-        f"{all_ - left} of the queue's {all_} runs are there.",
+        f"{all_ - left} of the queue's {all_} runs are there.{made_with(found)}",
         HOW_TO_READ,
         summary(groups),
         "![Gains in exact match by task and method, with intervals](paper.svg)",
@@ -108,7 +120,7 @@ def report(found: list[Line]) -> str:
             f"the gate, {key['steps']} steps of {key['batch_size']}; {key['model']} for the agent, "
             f"{key['optimizer_model']} for backward and rewriting"
             + (f"; training ends at {key['tokens']:,} tokens." if key["tokens"] else ".")
-            + f" The most frequent answer alone would be right in {some['most_frequent']} of them.",
+            + f" The most frequent answer alone would be right in {most_frequent(group)} of them.",
             table(group, holm(tested)),
         ]
         if len(begun := untrained(group)) > 1:

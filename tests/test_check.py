@@ -51,7 +51,17 @@ def test_sixteen_signs_in_a_row_are_a_copy_and_fifteen_are_not() -> None:
     assert objection("請" + data[20:35], "old", [], [data]) is None
 
 
-@pytest.mark.parametrize("new", ["No change.", "none", "N/A", ' "no change needed" '])
+@pytest.mark.parametrize(
+    "new",
+    [
+        "No change.",
+        "none",
+        "N/A",
+        ' "no change needed" ',
+        "**No change**",
+        "No changes are required.",
+    ],
+)
 def test_no_change_is_no_instruction(new: str) -> None:
     assert "it is no instruction" in str(objection(new, "old", [], []))
     assert objection(f"{new} of units", "old", [], []) is None

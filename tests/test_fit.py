@@ -768,9 +768,29 @@ def test_a_passing_failure_in_the_gate_says_nothing_about_the_rewrite() -> None:
     gate = FitGate(module, val, nn.ExactMatchLoss(), workers=1)
     optimizer = optim.SGD(module.parameters(), engine=engine)
     module.instruction.grad = ta.Gradient(["be better"])
-    assert "samples failed, the first with ServerError: 503" in str(optimizer.step_with(gate))
+    said = str(optimizer.step_with(gate))
+    assert "1 samples failed, 0 with the old state; one with ServerError: 503" in said
     is_down = False
     assert optimizer.step_with(gate).accepted
+
+
+def test_a_passing_failure_among_others_does_not_excuse_a_rewrite() -> None:
+    def answer(request: Request) -> str:
+        if request.purpose == "optimize":
+            return json.dumps({"prompt": "new"})
+        if request.messages[0]["content"] == "new":
+            raise (
+                errors.ServerError("503") if "0?" in str(request) else errors.ContentFilterError("")
+            )
+        return "wrong"
+
+    module = nn.LLM("old").to(engine := Scripted(answer))
+    val = [Example(f"{i}?", "right") for i in range(3)]
+    gate = FitGate(module, val, nn.ExactMatchLoss(), workers=3, in_full=True)
+    optimizer = optim.SGD(module.parameters(), engine=engine)
+    module.instruction.grad = ta.Gradient(["be better"])
+    candidate = optimizer.step_with(gate).candidates[0]
+    assert candidate.error == "3 samples failed, 0 with the old state" and not candidate.unjudged
 
 
 def test_what_no_sample_leads_to_is_told_once() -> None:
@@ -1166,13 +1186,14 @@ def test_a_tilde_is_the_home_for_all_files_of_a_run(
         {"steps": -1, "rejected": []},
         "x",
         {"steps": 1, "rejected": [], "refused": 3},
+        {"steps": 1, "rejected": [], "unjudged": [3]},
     ],
 )
 def test_an_optimizer_refuses_what_is_no_state(state: Any) -> None:
     optimizer = optim.SGD([nn.Parameter("x", name="x")])
     with pytest.raises(errors.StateError, match="an optimizer"):
         optimizer.load_state_dict(state)
-    assert optimizer.state_dict() == {"kind": "SGD", "steps": 0, "rejected": [], "refused": []}
+    assert optimizer.state_dict() == optim.SGD([nn.Parameter("x", name="x")]).state_dict()
 
 
 def test_a_state_of_another_module_is_refused_in_a_line_one_can_read() -> None:

@@ -285,6 +285,7 @@ def test_state_of_before_there_were_refusals_can_be_loaded() -> None:
         "kind": "SGD",
         "steps": 2,
         "rejected": [{"x": "a"}],
+        "unjudged": [],
         "refused": [],
     }
 

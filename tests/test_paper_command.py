@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_paper import Model, call, model, root
@@ -12,6 +14,7 @@ from test_paper import Model, call, model, root
 from benchmarks.paper import __main__ as command
 from benchmarks.paper import lines
 from benchmarks.paper.settings import Setting
+from textautograd.locking import locked
 
 __all__ = ["model", "root"]
 
@@ -36,6 +39,27 @@ def test_other_questions_under_the_same_name_are_another_run(
     file.write_text(file.read_text("utf-8").replace("odd", "even"), "utf-8")
     assert call(root) == 1
     assert "has this run, of other questions than those in" in capsys.readouterr().err
+    file.unlink()  # a run that is there needs no questions
+    assert call(root) == 0
+
+
+def test_a_dry_run_says_what_is_wrong_with_questions(root: Path) -> None:
+    (root / "bbh" / "navigate.json").write_text('{"examples": 3}', "utf-8")
+    said = str(call(root, "--dry-run"))
+    assert "navigate.json, line 1: expected" in said and "download" not in said
+
+
+def test_a_run_in_use_names_this_commands_option(root: Path, model: Model, capsys: Any) -> None:
+    assert call(root) == 0
+    key = next(path for path in (root / "out" / "making").iterdir() if path.is_dir())
+    (root / "results" / "x.jsonl").unlink()
+    held, elsewhere = locked(key), contextvars.Context()
+    elsewhere.run(held.__enter__)
+    try:
+        assert call(root) == 1
+    finally:
+        elsewhere.run(held.__exit__, None, None, None)
+    assert "or choose another --out" in capsys.readouterr().err
     assert call(root, "--results", str(root / "y.jsonl")) == 0
 
 
@@ -101,7 +125,7 @@ def test_questions_that_are_missing_are_fetched_if_asked(
     file.unlink()
     assert call(root, "--method", "start") == 1
     assert "Pass --download to fetch it" in capsys.readouterr().err
-    assert "--download fetches it" in str(call(root, "--dry-run"))
+    assert "Pass --download to fetch it" in str(call(root, "--dry-run"))
     monkeypatch.setattr("textautograd.data.published.fetch", lambda *_, **__: published)
     assert call(root, "--method", "start", "--download") == 0
     assert file.read_bytes() == published

@@ -298,7 +298,7 @@ def test_a_result_is_paid_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(subprocess, "run", script(json.dumps(result)))
     for i, text in enumerate(("[]", '{"before": {"calls": 1}}', '{"before": []}', "1")):
         body = io.BytesIO(text.encode())
-        monkeypatch.setattr("urllib.request.urlopen", lambda _, body=body: body)
+        monkeypatch.setattr("urllib.request.urlopen", lambda _, body=body, **_options: body)
         with pytest.raises(UsageError, match=r"does not know what .* cost"):
             go(gone, f"counts-{i}")
 

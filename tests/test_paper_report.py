@@ -66,15 +66,59 @@ def test_seeds_with_other_questions_are_not_paired_by_place(root: Path) -> None:
 
 def test_the_interval_over_seeds_with_other_questions_covers_what_it_should() -> None:
     rng = np.random.default_rng(1)
+
+    def apart(values: Any) -> Any:
+        """The same values of questions that no other seed was asked."""
+        seeds, n = np.shape(values)
+        found = np.full((seeds, seeds * n), np.nan)
+        for seed, own in enumerate(values):
+            found[seed, seed * n : seed * n + n] = own
+        return found
+
     covered = 0
     for _ in range(60):
-        found = interval((rng.random((5, 40)) < 0.3).astype(float).tolist(), same=False)
+        found = interval(apart(rng.random((5, 40)) < 0.3))
         covered += found.low <= 0.3 <= found.high
     assert covered >= 50
-    assert sign_test([[1, 0], [0, 1]], same=False) == sign_test([[1, 1]]) == 0.5
+    assert sign_test(apart([[1, 0], [0, 1]])) == sign_test([[1, 1]]) == 0.5
     # equal questions are not more evidence with every seed, other ones are
     equal = [[1.0] * 20 + [0.0] * 20] * 5
-    assert interval(equal).low < interval(equal, same=False).low < 0.5
+    assert interval(equal).low < interval(apart(equal)).low < 0.5
+
+
+def test_questions_that_some_seeds_share_are_one_each(root: Path) -> None:
+    """With held-out questions drawn anew, seeds share most of them, at other places."""
+    line = run(root, "sgd", Model())
+    line["before"]["exact"] = [0] * 6
+    line["after"]["exact"] = [1, 1, 0, 0, 0, 0]
+    indices = line["indices"]["test"]
+    moved = {**line["indices"], "test": [*indices[3:], *indices[:3]]}
+    after = {**line["after"], "exact": [0, 0, 0, 1, 1, 0]}
+    other = changed(line, seed=1, indices=moved, after=after)
+    other["most_frequent"] = line["most_frequent"] + 1
+    assert report.differences(grouped([line, other])) == [sign_test([[1, 1]])]
+    told = report.report([line, other])
+    assert f"right in {line['most_frequent']}, {other['most_frequent']} of them" in told
+
+
+def test_lines_that_were_asked_in_another_order_are_not_reported_together(root: Path) -> None:
+    line = run(root, "start", Model())
+    turned = {**line["indices"], "test": line["indices"]["test"][::-1]}
+    other = changed(line, method="sgd", indices=turned)
+    del line["labels"], other["labels"], other["data"]
+    with pytest.raises(UsageError, match="the digest of seed 0's indices is"):
+        report.check([line, other])
+
+
+def test_what_was_not_made_alike_is_told(root: Path) -> None:
+    line = run(root, "sgd", Model()) | {"served": {"a": {"size": 1}, "b": {"size": 2}}}
+    other = changed(line, seed=1, versions={"tree": "another"})
+    assert "They were made by 2 states of the code." in report.report([line, other])
+    other = changed(line, seed=1, served={"a": {"size": 1}, "b": {"size": 3}})
+    assert "with the same weights of b." in report.report([line, other])
+    assert "made" not in report.report([line]).split("For each seed")[0]
+    with pytest.raises(UsageError, match="its versions"):
+        report.check([changed(line, versions=3)])
 
 
 def test_arms_of_five_candidates_are_compared_with_sgd_of_five(root: Path) -> None:
@@ -121,6 +165,8 @@ def test_a_proposal_of_what_is_there_is_no_try() -> None:
         {"proposed": kept[2], "accepted": False},
     ]
     assert tried({"initial": kept[0], "steps": steps}) == 2
+    ungated = [{"proposed": kept[1]}] * 3  # Trace's: taken as it is, then not proposed again
+    assert tried({"initial": kept[0], "steps": ungated}) == 1
 
 
 def test_what_is_left_out_is_named(

@@ -162,6 +162,7 @@ EMPTY: list[Any] = [
     {"choices": [{"message": {"content": None}, "finish_reason": "error"}]},
     {"choices": [{"message": {"content": "x"}}], "error": {"message": "overloaded"}},
     {"choices": [{}]},
+    {"choices": [{"message": {"content": " "}}]},
 ]
 
 
@@ -222,16 +223,22 @@ def test_what_a_models_server_says_of_its_weights_is_passed_on() -> None:
         meta = {"size": 7, "n_params": 5, "ftype": "Q4", "n_ctx": 8}
         return web.json_response({"data": [{"id": "/a/path", "meta": meta}]})
 
+    async def several(request: web.Request) -> web.Response:
+        data = [{"id": "c", "meta": {"size": 3}}, {"id": "b", "meta": {"size": 4}}]
+        return web.json_response({"data": data})
+
     async def run() -> Any:
         own = web.Application()
         own.router.add_get("/v1/models", listed)
+        own.router.add_get("/v2/models", several)
         async with TestServer(own) as model:
             routes = {"a": Upstream(str(model.make_url("/v1"))), "gone": Upstream("http://[::1]:9")}
+            routes["b"] = Upstream(str(model.make_url("/v2")))
             async with TestServer(application(routes)) as server:
                 url = str(server.make_url("/v1"))
-                return await asyncio.to_thread(served, url, ["a", "gone", "other"])
+                return await asyncio.to_thread(served, url, ["a", "b", "gone", "other"])
 
-    assert asyncio.run(run()) == {"a": {"size": 7, "n_params": 5, "ftype": "Q4"}}
+    assert asyncio.run(run()) == {"a": {"size": 7, "n_params": 5, "ftype": "Q4"}, "b": {"size": 4}}
     assert served("http://127.0.0.1:9/v1", ["a"]) == {}
 
 

@@ -127,7 +127,7 @@ def evaluate(
                 state = module.state_dict()
                 rows = _rows_of(executor, (module, state), examples, loss_fn, bar)
     evaluation = Evaluation(succeeded(rows), meter.spent)
-    tell_gate([row.loss for row in rows])
+    tell_gate([row.error or row.loss or 0.0 for row in rows])
     return evaluation
 
 

@@ -12,7 +12,7 @@ from textautograd.evaluation import LossFn, Row, losses_of, outcome, succeeded
 from textautograd.grad_mode import no_grad
 from textautograd.mapping import map as map_
 from textautograd.nn.module import Module
-from textautograd.optim.gate import State, Verdict, described
+from textautograd.optim.gate import State, Verdict, more_failed
 from textautograd.variable import overridden
 
 
@@ -52,18 +52,12 @@ class FitGate:
             left = len(rows) - len(done)
             self.saved += left
             before, after, failed_before, failed_after = compared(rows_of_old, rows)
-            if failed_after > failed_before and (passing := _transient(done)):
-                said = f"{failed_after} of {len(rows)} samples failed, the first with {passing}"
-                losses.append(TransientError(said))
-                continue
-            if left:
-                losses.append(f"could not win after {len(done)} of {len(rows)} samples")
-                continue
-            if not (found := losses_of(done)) or failed_after > failed_before:
-                losses.append(f"{failed_after} of {len(rows)} samples failed")
-            else:
-                losses.append(sum(found) / len(found))
-            if wins(before, after, failed_before, failed_after):
+            why = more_failed([row.error for row in done if row.error], failed_before)
+            if left and not isinstance(why, TransientError):
+                why = f"could not win after {len(done)} of {len(rows)} samples"
+            found = losses_of(done)
+            losses.append(why or sum(found) / len(found))
+            if why is None and wins(before, after, failed_before, failed_after):
                 winners[i] = (after - before, failed_after)
         best = min(winners, key=winners.__getitem__, default=None)
         of_old = losses_of(rows_of_old)
@@ -108,12 +102,6 @@ class FitGate:
         if row.loss is not None and not row.loss >= 0:
             raise UsageError(f"a loss must be a number of at least 0, and this one is {row.loss}")
         return row
-
-
-def _transient(rows: Sequence[Row]) -> str | None:
-    """What the first failure says that may not come again, if there is one."""
-    found = (row.error for row in rows if isinstance(row.error, TransientError))
-    return next(map(described, found), None)
 
 
 def wins(before: float, after: float, failed_before: int, failed_after: int) -> bool:

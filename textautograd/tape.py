@@ -235,7 +235,6 @@ def _successors_first(
     last = next(iter(ends)) if ends and len(ends) == 1 else None  # nothing is wanted behind it
     nodes: dict[Vertex, Node | None] = {}  # each read once: another pass may free it meanwhile
     found: dict[Vertex, Node | None] = {}
-    freed: Node | None = None
     stack: list[tuple[Vertex, Iterator[Vertex] | None]]
     stack = [(root, None) for root in dict.fromkeys(roots) if root.requires_grad]
     while stack:
@@ -245,9 +244,10 @@ def _successors_first(
                 continue
             node = nodes[variable] = variable.grad_fn
             if node is not None and node.freed and variable is not last:
-                freed = node  # behind an end there may be nothing wanted
-                if ends is None or variable not in ends:
-                    raise _freed(node)
+                raise GraphError(
+                    f"backward a second time through {node}, whose saved values were "
+                    "freed by the first: pass retain_graph=True to the first backward()"
+                )
             rest = iter(()) if variable is last else reversed(_live(node))
         for predecessor in rest:
             if predecessor not in nodes:
@@ -257,13 +257,4 @@ def _successors_first(
             node = nodes[variable]
             if ends is None or variable in ends or any(p in found for p in _live(node)):
                 found[variable] = node
-    if freed is not None and not all(end in found for end in ends or ()):
-        raise _freed(freed)
     return {variable: found[variable] for variable in reversed(found)}
-
-
-def _freed(node: Node) -> GraphError:
-    return GraphError(
-        f"backward a second time through {node}, whose saved values were freed by the first: pass "
-        "retain_graph=True to the first backward()"
-    )

@@ -163,8 +163,10 @@ def fit(
                 learnt = _Learnt()
                 if optimizer.needs_gradients:
                     batch = _batch(loader, step)
-                    learnt = _learn(module, batch, loss_fn, optimizer, rule, answering, max_failed)
-                    if not step and learnt.unreached:
+                    learnt = _learn(
+                        module, batch, loss_fn, optimizer, rule, answering, max_failed, not step
+                    )
+                    if learnt.unreached:
                         warnings.warn(_UNREACHED.format(", ".join(learnt.unreached)), stacklevel=2)
                 saved = gate.saved
                 result = optimizer.step_with(gate)
@@ -213,13 +215,14 @@ def _learn(
     rule: Rule,
     engine: Engine | None,
     max_failed: float,
+    is_first: bool,
 ) -> _Learnt:
     """Forward and backward on a batch; leaves no gradient where too much of it failed."""
     losses, errors = _forward(module, batch, loss_fn)
     failures: list[Failure] = []
     loss = mean(losses)
     value, lost = loss.item(), len(errors)
-    unreached = _unreached(optimizer, losses)
+    unreached = [] if errors or not is_first else _unreached(optimizer, losses)
     if loss.requires_grad and lost / len(batch) <= max_failed:
         tapes = [Walk([(x, Gradient())]) for x in losses]
         failures = backward([(loss, Gradient())], rule=rule, engine=engine, all_may_fail=True)
@@ -275,9 +278,9 @@ def _passed_by(tapes: Sequence[Walk], failures: Sequence[Failure]) -> int:
 
 
 _UNREACHED = (
-    "fit: backward reaches {} from no sample of the first batch. What is read, as by str(x), "
-    "x.data or an f-string, is off the tape: pass variables on as they are, or join them by ta.cat "
-    "and ta.fill"
+    "fit: backward reaches {} from no sample of the first batch: they do not use it, or use what "
+    "was read, as by str(x), x.data or an f-string, and is off the tape: pass variables on as they "
+    "are, or join them by ta.cat and ta.fill"
 )
 
 

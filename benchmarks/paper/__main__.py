@@ -28,11 +28,12 @@ from benchmarks.paper.groups import has_changed
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.peer import theirs
 from benchmarks.paper.questions import load
-from benchmarks.paper.run import ours
+from benchmarks.paper.run import ours, tree
 from benchmarks.paper.served import served
 from benchmarks.paper.settings import Setting, digest
+from textautograd.cli import in_options
 from textautograd.engines.base import Engine
-from textautograd.errors import RunError, UsageError
+from textautograd.errors import DataError, RunError, UsageError
 from textautograd.locking import InUseError, locked
 from textautograd.stopping import stopped_by_signals
 from textautograd.terminal import write_anything
@@ -54,15 +55,16 @@ def main(words: list[str] | None = None) -> None:
     try:
         check_places(wanted, arguments)
         if arguments.dry_run:
-            print(dry.report(wanted, arguments.data))
+            print(in_options(dry.report(wanted, arguments.data)))
             return
         lines.check(arguments.results)
         if arguments.queue:
             print(left(wanted, arguments), flush=True)
     except (ta.Error, OSError) as error:
-        sys.exit(message(error))
+        sys.exit(in_options(str(error)))
     again = "the same command goes on from here"
     try:
+        tree()  # of the code as it is now, whatever is changed while it runs
         with stopped_by_signals(f"ended; {again}"):
             fine = all_of(wanted, arguments)
     except KeyboardInterrupt as stop:
@@ -95,7 +97,7 @@ def all_of(wanted: list[Setting], arguments: argparse.Namespace) -> bool:
             one(setting, arguments)
         except (ta.Error, OSError) as error:
             failed += 1
-            if (why := message(error)) not in told:  # one mistake may be that of many runs
+            if (why := in_options(str(error))) not in told:  # one mistake may be that of many runs
                 print(f"{setting.task}, {setting.method}: {why}", file=sys.stderr, flush=True)
             told.add(why)
             if isinstance(error, RunError | OSError):
@@ -123,18 +125,13 @@ def one(setting: Setting, arguments: argparse.Namespace) -> None:
             raise
 
 
-def message(error: Exception) -> str:
-    """What an error says, by the names of this command."""
-    said = str(error).replace("Pass download=True", "Pass --download")
-    return said.replace("in the environment or give api_key=", "in the environment")
-
-
 def check_same(line: lines.Line, setting: Setting, arguments: argparse.Namespace) -> None:
     """Raises `UsageError` where a line is about other questions than there are now."""
-    if "data" not in line:
+    try:
+        now = load(setting.task, arguments.data, setting.seed, setting.sizes).digest
+    except DataError:  # there are none
         return
-    now = load(setting.task, arguments.data, setting.seed, setting.sizes).digest
-    if now != line["data"]:
+    if now != line.get("data", now):
         raise UsageError(
             f"{arguments.results} has this run, of other questions than those in {arguments.data}: "
             "give another --results"

@@ -20,7 +20,7 @@ COST = {str: {str: (int, int, int)}}  # by stage and purpose: calls, tokens in a
 SHAPE = {"key": KEY, "before": STAGE, "after": STAGE, "steps": [dict], "cost": COST}
 SHAPE |= {"most_frequent": int, "initial": {str: str}, "instructions": {str: str}}
 SHAPE |= {"error": dict | None, "indices": {"test": [int]}}
-ALLOWED = {"tokens": int | None}  # of a peer's settings
+OPTIONAL = {"settings": {"tokens": int | None}, "versions": {str: str}, "served": {str: dict}}
 
 
 def check(found: list[Line]) -> None:
@@ -53,14 +53,17 @@ def _common(line: Line) -> Iterator[tuple[str, Any]]:
         yield f"{same}: the labels of questions {digest}", line["labels"]
     if "data" in line:
         yield f"{same}: the questions of seed {key['seed']}, by their digest,", line["data"]
+    digest = hashlib.sha256(json.dumps(line["indices"]).encode()).hexdigest()[:8]
+    yield f"{same}: the digest of seed {key['seed']}'s indices", digest
 
 
 def _unfit(line: Line) -> str | None:
     """What is wrong with a line that has all its parts."""
     if line["error"] is not None and (why := misfit(line["error"], ERROR, "its error")):
         return why
-    if "settings" in line and (why := misfit(line["settings"], ALLOWED, "its settings")):
-        return why
+    for part, shape in OPTIONAL.items():
+        if part in line and (why := misfit(line[part], shape, f"its {part}")):
+            return why
     lists = {f"{s}.{n}": line[s][n] for s in ("before", "after") for n in STAGE}
     if any(hit not in (0, 1) for hits in lists.values() for hit in hits):
         return "what is right or wrong is neither 0 nor 1"
@@ -68,8 +71,11 @@ def _unfit(line: Line) -> str | None:
         if why := misfit(line["labels"], [str], "labels"):
             return why
         lists["labels"] = line["labels"]
+    lists["indices.test"] = line["indices"]["test"]
     (_, one), *others = lists.items()
+    if not one:
+        return "there are no questions"
     for name, other in others:
         if len(other) != len(one):
             return f"{name} is of {len(other)} questions, and before.exact of {len(one)}"
-    return None if one else "there are no questions"
+    return None

@@ -68,7 +68,7 @@ def report(settings: list[Setting], root: Path) -> str:
         UsageError: nothing can be counted, and why.
     """
     meter = Meter()
-    absent: dict[str, None] = {}
+    absent: dict[str, DataError] = {}
     refused: dict[str, UsageError] = {}
     rows: dict[Setting, Cost] = {}
     for setting in settings:
@@ -80,24 +80,20 @@ def report(settings: list[Setting], root: Path) -> str:
         elif setting.task not in absent:
             try:
                 rows[about] = cost(setting, root, meter)
-            except DataError:
-                absent[setting.task] = None
+            except DataError as error:
+                absent[setting.task] = error
             except UsageError as error:
                 refused[f"{setting.task}, {setting.method}"] = error
-    no_file = f"there is no file in {root} of {', '.join(absent)}: --download fetches it"
+    left_out = [f"{about}: {why}" for about, why in (absent | refused).items()]
     if not rows:
-        about, why = next(iter(refused.items()), ("", None))
-        raise UsageError(no_file if absent or why is None else f"{about}: {why}")
+        raise UsageError(left_out[0])
     found = [row(setting, cost) for setting, cost in rows.items()]
     usd = [cost.usd and cost.usd * cost.seeds for cost in rows.values()]
     unknown = usd.count(None)
     total = f"In all ${sum(each or 0 for each in usd):.2f}"
     if unknown:
         total += f", and {unknown} rows at unknown prices"
-    if absent:
-        total += f"\nNot counted: {no_file}"
-    total += "".join(f"\nNot counted: {about}: {error}" for about, error in refused.items())
-    return "\n".join([HEAD, *found, "", total])
+    return "\n".join([HEAD, *found, "", total, *(f"Not counted: {each}" for each in left_out)])
 
 
 @dataclass

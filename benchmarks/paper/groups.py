@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -116,7 +117,7 @@ def _split(
 
 def changes(runs: list[Line], score: str, others: list[Line] | None = None) -> list[list[float]]:
     """Differences by seed and question: after training less before it, or less `others`' after."""
-    found = []
+    found, paired = [], []
     for run in runs:
         other = run["before"]
         if others is not None:
@@ -125,13 +126,27 @@ def changes(runs: list[Line], score: str, others: list[Line] | None = None) -> l
                 continue
             other = same[0]["after"]
         found.append([a - b for a, b in zip(run["after"][score], other[score], strict=True)])
+        paired.append(run)
+    return by_question(paired, found)
+
+
+def by_question(runs: list[Line], values: list[list[float]]) -> list[list[float]]:
+    """What each run has for its held-out questions, at a place for each question that one was
+    asked; not a number where it was not asked it."""
+    asked = dict.fromkeys(index for run in runs for index in run["indices"]["test"])
+    found = []
+    for run, own in zip(runs, values, strict=True):
+        of_index = dict(zip(run["indices"]["test"], own, strict=True))
+        found.append([of_index.get(index, math.nan) for index in asked])
     return found
 
 
-def same_questions(group: Group) -> bool:
-    """Whether all runs of a table were asked the same held-out questions."""
-    asked = [run["indices"]["test"] for row in group for run in row.runs]
-    return all(each == asked[0] for each in asked)
+def most_frequent(group: Group) -> str:
+    """How many of each seed's held-out questions the most frequent answer alone would be right
+    in: a number where that is one."""
+    by_seed = {run["key"]["seed"]: str(run["most_frequent"]) for row in group for run in row.runs}
+    found = [by_seed[seed] for seed in sorted(by_seed)]
+    return ", ".join(found[:1] if len(set(found)) == 1 else found)
 
 
 def has_changed(run: Line) -> bool:
@@ -149,7 +164,7 @@ def tried(run: Line) -> int:
             or bool(step.get("changes"))
             or str(step.get("why")).startswith("not better")
         )
-        current = proposed if step.get("accepted") else current
+        current = proposed if step.get("accepted", True) else current  # Trace has no gate
     return count
 
 

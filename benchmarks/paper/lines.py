@@ -41,8 +41,17 @@ def _value(text: bytes) -> Any:
 
 
 def _is_cut_off(last: bytes) -> bool:
-    """Whether a file's last line is what an interrupted write leaves: an object's beginning."""
-    return last.startswith(b"{") and _value(last) is None
+    """Whether a file's last line is what an interrupted write leaves: an object's beginning. One
+    that ends as a whole one does, and has its mistake before that, is none: somebody wrote it."""
+    if not last.startswith(b"{"):
+        return False
+    try:
+        json.loads(text := last.decode())
+    except json.JSONDecodeError as error:
+        return not text.endswith("}") or error.pos == len(text)
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def check(path: Path, holds: Mapping[str, type] = {"key": dict}) -> None:

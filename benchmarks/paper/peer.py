@@ -140,7 +140,7 @@ def asked_of(api_base: str, run: str, phases: list[str], folder: Path) -> dict[s
         UsageError: it is gone, or does not know these phases of the run.
     """
     try:
-        with urllib.request.urlopen(f"{api_base}/usage?run={run}") as reply:
+        with urllib.request.urlopen(f"{api_base}/usage?run={run}", timeout=60) as reply:
             found = json.load(reply)
     except (OSError, ValueError) as error:
         raise UsageError(

@@ -25,6 +25,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from textautograd.identity import digest
 
 MAX_TOKENS = 512
 SLOTS = 8  # requests computed at once
+SOON = aiohttp.ClientTimeout(total=5)  # what a model is must not be waited for
 REPLIES = 128  # to one request at most, as OpenAI's
 CONTEXT = 3072  # tokens for each of them; one may use what the others leave
 
@@ -98,19 +100,23 @@ class Proxy:
 
     async def list_models(self, request: web.Request) -> web.Response:
         """GET /v1/models, with what each model's own server says of it."""
-        told = await asyncio.gather(*map(self._meta, self.models.values()))
+        told = await asyncio.gather(*starmap(self._meta, self.models.items()))
         data = [
             {"id": name, "object": "model", "owned_by": "local", "meta": meta}
             for name, meta in zip(self.models, told, strict=True)
         ]
         return web.json_response({"object": "list", "data": data})
 
-    async def _meta(self, upstream: Upstream) -> dict[str, Any]:
+    async def _meta(self, name: str, upstream: Upstream) -> dict[str, Any]:
+        asked = self.session.get(f"{upstream.url}/models", headers=_of(upstream), timeout=SOON)
         try:
-            async with self.session.get(f"{upstream.url}/models", headers=_of(upstream)) as reply:
-                (model,) = (await reply.json(content_type=None))["data"]
+            async with asked as reply:
+                models = (await reply.json(content_type=None))["data"]
+                (model,) = [m for m in models if len(models) == 1 or m["id"] == name]
                 return meta(model)
         except (aiohttp.ClientError, ValueError, LookupError, TypeError, AttributeError):
+            return {}
+        except TimeoutError:
             return {}
 
     async def usage(self, request: web.Request) -> web.Response:
@@ -225,7 +231,7 @@ def _is_good(body: dict[str, Any]) -> bool:
     """Whether an answer is worth keeping: an empty one or an error may not come again."""
     messages = [choice.get("message") for choice in body["choices"]]
     texts = [m.get("content") for m in messages if isinstance(m, dict)]
-    is_whole = len(texts) == len(messages) and all(isinstance(text, str) for text in texts)
+    is_whole = len(texts) == len(messages) and all(isinstance(t, str) and t.strip() for t in texts)
     return is_whole and not body.get("error")
 
 

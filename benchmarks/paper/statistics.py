@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,13 +24,13 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def interval(values: Sequence[Sequence[float]], alpha: float = 0.05, same: bool = True) -> Interval:
+def interval(values: Sequence[Sequence[float]], alpha: float = 0.05) -> Interval:
     """Of the mean of `values[seed][question]`, by the bootstrap over seeds and over questions.
 
-    Both are drawn anew, with replacement: the `same` questions for all seeds drawn, if every seed
-    was asked these, else each seed's own. For a comparison pass differences, which pairs what is
-    compared by seed and by question. With a single seed there is nothing to draw: it is about the
-    questions alone.
+    What a seed was not asked is not a number. Both are drawn anew, with replacement, the same
+    questions for all seeds drawn. For a comparison pass differences, which pairs what is compared
+    by seed and by question. With a single seed there is nothing to draw: it is about the questions
+    alone.
     """
     found = np.asarray(values, dtype=float)
     rng = np.random.default_rng(0)
@@ -38,18 +39,15 @@ def interval(values: Sequence[Sequence[float]], alpha: float = 0.05, same: bool 
     # the mean over the seeds drawn, as weights on seeds; then the same for questions
     weights = np.zeros((DRAWS, seeds))
     np.add.at(weights, (np.arange(DRAWS)[:, None], picked), 1 / seeds)
-    if same:
-        by_question = weights @ found
-        chosen = rng.integers(questions, size=(DRAWS, questions))
-        means = np.take_along_axis(by_question, chosen, axis=1).mean(axis=1)
-    else:
-        chosen = rng.integers(questions, size=(seeds, DRAWS, questions))
-        by_seed = [
-            of_seed[drawn].mean(axis=1) for of_seed, drawn in zip(found, chosen, strict=True)
-        ]
-        means = (weights * np.stack(by_seed, axis=1)).sum(axis=1)
-    low, high = np.quantile(means, [alpha / 2, 1 - alpha / 2])
-    return Interval(float(found.mean()), float(low), float(high))
+    chosen = rng.integers(questions, size=(DRAWS, questions))
+
+    def drawn(cells: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.take_along_axis(weights @ cells, chosen, axis=1).sum(axis=1)
+
+    asked = drawn(~np.isnan(found) * 1.0)
+    means = (drawn(np.nan_to_num(found)) / np.where(asked > 0, asked, np.nan)).round(12)
+    low, high = np.nanquantile(means, [alpha / 2, 1 - alpha / 2])
+    return Interval(float(np.nanmean(found)), float(low), float(high))
 
 
 def wilson(mean: float, n: int) -> tuple[float, float]:
@@ -60,12 +58,11 @@ def wilson(mean: float, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def sign_test(values: Sequence[Sequence[float]], same: bool = True) -> float:
+def sign_test(values: Sequence[Sequence[float]]) -> float:
     """The two-sided p of `values[seed][question]`, differences, by the exact sign test over
-    questions, each summed over seeds where they are the `same`. With one seed it is McNemar's exact
+    questions, each summed over the seeds that were asked it. With one seed it is McNemar's exact
     test."""
-    found = np.asarray(values, dtype=float)
-    by_question = found.sum(axis=0) if same else found.ravel()
+    by_question = np.nansum(np.asarray(values, dtype=float), axis=0)
     up, down = int((by_question > 0).sum()), int((by_question < 0).sum())
     n = up + down
     return min(1.0, 2 * sum(math.comb(n, i) for i in range(min(up, down) + 1)) / 2**n)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from benchmarks.paper.groups import (
     Group,
     Row,
+    by_question,
     changes,
     has_changed,
-    same_questions,
+    most_frequent,
     tokens,
     training,
     tried,
@@ -35,7 +39,7 @@ def summary(groups: dict[str, Group]) -> str:
         + " |",
         "|---" * (len(tasks) + 1) + "|",
         "| the most frequent answer, whatever is asked | "
-        + " | ".join(str(group[0].runs[0]["most_frequent"]) for group in tasks.values())
+        + " | ".join(map(most_frequent, tasks.values()))
         + " |",
     ]
     for name in sorted(names, key=lambda name: _place(tasks, name)):
@@ -76,7 +80,6 @@ def table(group: Group, holds: float) -> str:
         "| exact less sgd | tried | changed | words | training: calls | tokens |",
         "|---" * 12 + "|",
     ]
-    same = same_questions(group)
     for row in group:
         runs = row.went_through()
         for line in row.runs:
@@ -89,9 +92,9 @@ def table(group: Group, holds: float) -> str:
         cells = [
             row.name,
             str(len(runs)),
-            level([run["after"]["exact"] for run in runs], same),
-            level([run["after"]["lenient"] for run in runs], same),
-            *(points(values, holds, len(runs), same) for values in compared(row, group)),
+            level(by_question(runs, [run["after"]["exact"] for run in runs])),
+            level(by_question(runs, [run["after"]["lenient"] for run in runs])),
+            *(points(values, holds, len(runs)) for values in compared(row, group)),
             str(sum(map(tried, runs))),
             f"{sum(map(has_changed, runs))} of {len(runs)}",
             f"{mean(words, runs):.0f}",
@@ -117,25 +120,25 @@ def compared(row: Row, group: Group) -> list[list[list[float]]]:
     return found
 
 
-def level(values: list[list[int]], same: bool = True) -> str:
+def level(values: Sequence[Sequence[float]]) -> str:
     """How many are right, with the interval: Wilson's where the bootstrap has nothing to draw."""
-    found = interval(values, same=same)
+    found = interval(values)
     low, high = found.low, found.high
     if len(values) == 1 or low == high:
         low, high = wilson(found.mean, len(values[0]))
     return f"{100 * found.mean:.0f} ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def points(values: list[list[float]], holds: float, seeds: int, same: bool) -> str:
+def points(values: list[list[float]], holds: float, seeds: int) -> str:
     """A difference in percentage points, bold where it holds; of how many seeds, if not of all."""
     if not values:
         return ""
     of = f", {len(values)} seed{'s' * (len(values) > 1)}" if len(values) < seeds else ""
-    if not any(any(of_seed) for of_seed in values):
+    if not np.nan_to_num(values).any():
         return f"same{of}"
-    found = interval(values, same=same)
+    found = interval(values)
     text = f"{100 * found.mean:+.0f} ({100 * found.low:+.0f} to {100 * found.high:+.0f})"
-    is_sure = found.excludes_zero() and sign_test(values, same) <= holds
+    is_sure = found.excludes_zero() and sign_test(values) <= holds
     return f"**{text}**{of}" if is_sure else f"{text}{of}"
 
 
@@ -155,16 +158,15 @@ def recalls(group: Group) -> str:
     for row in group:
         runs = [line for line in row.went_through() if "labels" in line]
         for label in sorted({label for run in runs for label in run["labels"]}):
-            right = [
+            hits = [
                 [
-                    hit
+                    hit if own == label else math.nan
                     for hit, own in zip(run["after"]["exact"], run["labels"], strict=True)
-                    if own == label
                 ]
                 for run in runs
             ]
-            if not same_questions(group):  # of each seed's there are others, and not as many
-                right = [[hit for of_seed in right for hit in of_seed]]
+            found = np.asarray(by_question(runs, hits))
+            right = found[:, ~np.isnan(found).all(axis=0)].tolist()
             rows.append(f"| {row.name} | {label} | {level(right)} | {len(right[0])} |")
     return "\n".join(rows) if len(rows) > 2 else ""
 

@@ -101,7 +101,7 @@ class COPRO(Rewriting):
             if result.before is not None:
                 made[old[name]] = result.before
             for candidate in result.candidates:
-                if name in candidate.state:
+                if name in candidate.state and not candidate.unjudged:
                     made[candidate.state[name]] = candidate.loss
             self._attempts[name] = list(made.items())
         return result
@@ -155,7 +155,7 @@ class COPRO(Rewriting):
 
         return await self.rewritten(engine, FORM, name, param, candidate, texts, prompt)
 
-    def in_vain(self, name: str) -> list[str]:
+    def in_vain(self, name: str, candidate: int) -> list[str]:
         """The parameter's attempts, but for the one in place."""
         now = self.params[self.names.index(name)].data
         return [text for text, _ in self._attempts[name] if text != now]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,8 @@ from textautograd.mapping import map as map_
 from textautograd.variable import TextVariable, overridden
 
 State = Mapping[TextVariable, TextVariable]
+Told = float | Exception
+"""A sample's loss, or why it failed."""
 
 
 @dataclass(slots=True)
@@ -45,7 +47,7 @@ def closure_gate(closure: Callable[[], float]) -> Gate:
 
     def gate(old: State, candidates: Sequence[State]) -> Verdict:
         states = [old, *candidates]
-        told: list[list[float | None]] = [[] for _ in states]
+        told: list[list[Told]] = [[] for _ in states]
         gains: dict[int, tuple[float, float]] = {}
 
         def work(index: int) -> float | str | TransientError:
@@ -62,11 +64,11 @@ def closure_gate(closure: Callable[[], float]) -> Gate:
         for i, result in enumerate(results):
             if not isinstance(result, float):
                 continue
-            if (failed := len(_failed(told[i]))) > (of_old := len(_failed(told[0]))):
-                results[i] = f"{failed} samples failed, {of_old} with the old state"
+            if why := more_failed(failures(told[i]), len(failures(told[0]))):
+                results[i] = why
             else:
                 was, now = results[0], result
-                if _failed(told[0]) != _failed(told[i]):
+                if _which(told[0]) != _which(told[i]):
                     both = _in_both(told[0], told[i])
                     if both is None:
                         results[i] = "not comparable with the old state: other samples failed"
@@ -87,26 +89,44 @@ def described(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _failed(losses: Sequence[float | None]) -> list[int]:
-    return [i for i, loss in enumerate(losses) if loss is None]
+def failures(told: Iterable[Told]) -> list[Exception]:
+    return [each for each in told if isinstance(each, Exception)]
 
 
-def _in_both(
-    old: Sequence[float | None], new: Sequence[float | None]
-) -> tuple[float, float] | None:
+def more_failed(failed: Sequence[Exception], of_old: int) -> str | TransientError | None:
+    """What is said of a candidate with more failures than the old state, if it has more. It is
+    unknown how good it is where those that may not come again make the difference."""
+    passing = [error for error in failed if isinstance(error, TransientError)]
+    if len(failed) <= of_old:
+        return None
+    said = f"{len(failed)} samples failed, {of_old} with the old state"
+    if len(failed) - len(passing) > of_old:
+        return said
+    return TransientError(f"{said}; one with {described(passing[0])}")
+
+
+def _which(told: Sequence[Told]) -> list[int]:
+    return [i for i, each in enumerate(told) if isinstance(each, Exception)]
+
+
+def _in_both(old: Sequence[Told], new: Sequence[Told]) -> tuple[float, float] | None:
     """The mean losses over the samples that failed in neither, if there are any."""
-    pairs = [(a, b) for a, b in zip(old, new, strict=False) if a is not None and b is not None]
+    pairs = [
+        (a, b)
+        for a, b in zip(old, new, strict=False)
+        if not isinstance(a, Exception) and not isinstance(b, Exception)
+    ]
     if len(old) != len(new) or not pairs:  # nothing that one could compare
         return None
     return sum(a for a, _ in pairs) / len(pairs), sum(b for _, b in pairs) / len(pairs)
 
 
-_told: ContextVar[list[float | None] | None] = ContextVar("textautograd_told", default=None)
+_told: ContextVar[list[Told] | None] = ContextVar("textautograd_told", default=None)
 
 
-def tell_gate(losses: Sequence[float | None]) -> None:
-    """The losses of all samples, `None` for one that failed: to the gate whose closure runs in this
-    context, if any."""
+def tell_gate(losses: Sequence[Told]) -> None:
+    """The loss of each sample, or why it failed: to the gate whose closure runs in this context, if
+    any."""
     found = _told.get()
     if found is not None:
         found.extend(losses)

@@ -29,13 +29,15 @@ class Candidate:
     """A whole new state: the texts that would change, by parameter name.
 
     `loss` is what the gate measured, `None` without a gate or where `error` says what went wrong;
-    `problems` (name → why) lists parameters that no usable rewrite was found for.
+    `problems` (name → why) lists parameters that no usable rewrite was found for. `unjudged`: the
+    error may not come again, and says nothing about the texts, which can be proposed anew.
     """
 
     state: dict[str, str]
     loss: float | None = None
     error: str | None = None
     problems: dict[str, str] = field(default_factory=dict)
+    unjudged: bool = False
 
 
 @dataclass(slots=True, repr=False)
@@ -146,6 +148,7 @@ class Optimizer:
         self.steps = 0
         self.names = _unique_names(self.params)
         self._rejected: list[dict[str, str]] = []  # states, as a `Candidate` has them
+        self._unjudged: list[dict[str, str]] = []
         self._refused: set[str] = set()  # digests of requests that brought nothing usable
 
     def zero_grad(self) -> None:
@@ -187,8 +190,7 @@ class Optimizer:
             best = None if verdict.best is None else usable[verdict.best]
         self.steps += 1  # one that an error has cut short was none
         if best is None:
-            if usable:
-                self._remember(usable, verdict)
+            self._remember(usable)
             return StepResult(False, before, before, candidates, {})
         changes = self._write(best.state)
         return StepResult(True, before, best.loss, candidates, changes)
@@ -207,10 +209,13 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: JSON."""
-        rejected = [dict(state) for state in self._rejected]
-        refused = sorted(self._refused)
-        kind = type(self).__name__
-        return {"kind": kind, "steps": self.steps, "rejected": rejected, "refused": refused}
+        return {
+            "kind": type(self).__name__,
+            "steps": self.steps,
+            "rejected": [dict(state) for state in self._rejected],
+            "unjudged": [dict(state) for state in self._unjudged],
+            "refused": sorted(self._refused),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where `state_dict` was taken.
@@ -227,11 +232,14 @@ class Optimizer:
         if steps < 0:
             raise StateError(f"an optimizer has not taken {steps} steps")
         rejected = stored(state, "rejected", [{str: str}], None)
+        unjudged = stored(state, "unjudged", [{str: str}], [])
         refused = stored(state, "refused", [str], [])
-        if foreign := {name for texts in rejected for name in texts}.difference(self.names):
+        named = {name for texts in [*rejected, *unjudged] for name in texts}
+        if foreign := named.difference(self.names):
             raise StateError(f"this optimizer has no parameter {', '.join(sorted(foreign)):.80}")
         self.steps = steps
         self._rejected = [dict(texts) for texts in rejected]
+        self._unjudged = [dict(texts) for texts in unjudged]
         self._refused = set(refused)
 
     def _by_name(self, lists: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
@@ -242,9 +250,9 @@ class Optimizer:
         """The rewrites of a parameter that were rejected, whatever changed with them."""
         return list(dict.fromkeys(state[name] for state in self._rejected if name in state))
 
-    def in_vain(self, name: str) -> list[str]:
-        """Those that changed nothing else: one that failed in other company may do well yet."""
-        return [state[name] for state in self._rejected if list(state) == [name]]
+    def is_new(self, name: str) -> bool:
+        """Whether no rewrite of a parameter came to nothing since its text was written."""
+        return not any(name in state for state in [*self._rejected, *self._unjudged])
 
     def _decide(self, gate: Gate, usable: Sequence[Candidate]) -> Verdict:
         old: State = {param: param.detach() for param in self.params}
@@ -258,7 +266,7 @@ class Optimizer:
         )
         for candidate, loss in zip(usable, verdict.losses, strict=True):
             if isinstance(loss, TransientError):
-                candidate.error = described(loss)
+                candidate.error, candidate.unjudged = described(loss), True
             elif isinstance(loss, str):
                 candidate.error = loss
             else:
@@ -272,14 +280,15 @@ class Optimizer:
                 if name in state:
                     changes[name] = (param.data, state[name])
                     param.data = state[name]
-        self._rejected = [state for state in self._rejected if changes.keys().isdisjoint(state)]
+        for states in (self._rejected, self._unjudged):
+            states[:] = [state for state in states if changes.keys().isdisjoint(state)]
         return changes
 
-    def _remember(self, rejected: Sequence[Candidate], verdict: Verdict) -> None:
-        for candidate, loss in zip(rejected, verdict.losses, strict=True):
-            is_known = not isinstance(loss, TransientError)
-            if is_known and candidate.state not in self._rejected:
-                self._rejected.append(candidate.state)
+    def _remember(self, tried: Sequence[Candidate]) -> None:
+        for candidate in tried:
+            states = self._unjudged if candidate.unjudged else self._rejected
+            if candidate.state not in states:
+                states.append(dict(candidate.state))
 
     def __repr__(self) -> str:
         count = f"{len(self.params)} parameter" + ("" if len(self.params) == 1 else "s")

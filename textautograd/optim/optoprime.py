@@ -151,17 +151,22 @@ class OptoPrime(Rewriting):
             return {n: new for n, p in live if (new := parts[n]) is not None and new != p.data}
 
         def objected(parts: Parts) -> str | None:
-            new, again = changed(parts), []
-            for name, param in live:
-                if name in new:
-                    data = data_of(param.grad) if param.grad else []
-                    if why := self.objection(new[name], param.data, [], data):
-                        return f"{name}: {why}"
-                    again.append(self.objection(new[name], param.data, self.tried(name), data))
+            new = changed(parts)
             if not new:
                 return "no variable changes, and there is feedback"
-            # one that failed in other company may do well in this
-            return again[0] if all(again) else None
+            for name in new:
+                if why := objected_to(name, new, []):
+                    return f"{name}: {why}"
+            for state in self._rejected:  # one that failed in other company may do well in this
+                again = [objected_to(name, new, [state[name]]) for name in new if name in state]
+                if state.keys() == new.keys() and all(again):
+                    return again[0]
+            return None
+
+        def objected_to(name: str, new: Mapping[str, str], tried: Sequence[str]) -> str | None:
+            param = self.params[self.names.index(name)]
+            data = data_of(param.grad) if param.grad else []
+            return self.objection(new[name], param.data, tried, data)
 
         parts = await self.ask(
             engine,
@@ -171,7 +176,7 @@ class OptoPrime(Rewriting):
             texts,
             lambda texts, how: self._messages(seen, texts, how),
             objected,
-            differ=any(self.tried(name) for name, _ in live),
+            differ=not all(self.is_new(name) for name, _ in live),
         )
         return parts if isinstance(parts, Exception) else changed(parts)
 

@@ -15,7 +15,7 @@ from textautograd.engines.base import Engine, Message, Request
 from textautograd.errors import EngineError, ReplyError, RunError, UsageError
 from textautograd.gradient import Feedback, Gradient
 from textautograd.identity import identity
-from textautograd.optim.check import IN_VAIN, Check, is_long, objection
+from textautograd.optim.check import Check, is_long, objection
 from textautograd.optim.optimizer import Candidate, Optimizer
 from textautograd.prompts.form import Form, fill_in
 from textautograd.prompts.summarise import check_fits, fitted
@@ -91,6 +91,16 @@ class Rewriting(Optimizer):
         """The parameters that have a gradient; without one, nothing is rewritten."""
         return [(n, p) for n, p in zip(self.names, self.params, strict=True) if p.grad]
 
+    def in_vain(self, name: str, candidate: int) -> list[str]:
+        """What a candidate's rewrite of a parameter must not be: what was rejected while nothing
+        else changed, as one that failed in other company may do well yet. One of several
+        parameters, each in turn, must not be what was rejected in any, so that no whole state comes
+        twice."""
+        live = [name for name, _ in self.live()]
+        if len(live) > 1 and name == live[(self.steps + candidate) % len(live)]:
+            return self.tried(name)
+        return [state[name] for state in self._rejected if list(state) == [name]]
+
     async def each(
         self,
         engine: Engine,
@@ -105,16 +115,11 @@ class Rewriting(Optimizer):
         live = self.live()
         for name, param in live:  # before any of them is paid for
             check_fits(engine, form, partial(bare, name, param))
-        candidates = await self.drawn(
+        return await self.drawn(
             (i, [name], rewrite(engine, name, param, i))
             for i in range(self.candidates)
             for name, param in live
         )
-        for candidate in candidates:
-            if candidate.state in self._rejected:
-                candidate.problems |= dict.fromkeys(candidate.state, IN_VAIN)
-                candidate.state = {}
-        return candidates
 
     async def drawn(
         self, draws: Iterable[tuple[int, Sequence[str], Coroutine[Any, Any, Drawn]]]
@@ -148,7 +153,7 @@ class Rewriting(Optimizer):
     ) -> Drawn:
         """A parameter's new text, the one part of `form`."""
         (part,), old = form.names, param.data
-        in_vain = self.in_vain(name)
+        in_vain = self.in_vain(name, candidate)
         data = data_of(param.grad) if param.grad else []
         parts = await self.ask(
             engine,
@@ -158,7 +163,7 @@ class Rewriting(Optimizer):
             texts,
             prompt,
             lambda parts: self.objection(parts[part] or "", old, in_vain, data),
-            differ=bool(self.tried(name)),
+            differ=not self.is_new(name),
         )
         return parts if isinstance(parts, Exception) else {name: parts[part] or old}
 

@@ -40,15 +40,15 @@ class SGD(Rewriting):
         engine: an engine or its name, for the rewriting; by default the context's.
         examples: feedbacks shown per rewrite.
         candidates: new states to draw. One is drawn at temperature 0, unless a rewrite of the same
-            text has been rejected or the same request brought none that could be used; several, and
-            what is asked once more, at `temperature`.
+            text has come to nothing or the same request brought none that could be used; several,
+            and what is asked once more, at `temperature`.
         seed: of every random choice.
         temperature: of the draws that should differ.
         prompt: makes the messages of a rewriting call; see `textautograd.prompts.optimize`.
         check: `(new, old, tried, data) -> str | None` says why a rewrite cannot be used, if so; the
-            model is told and asked once more. `tried` are rewrites that were rejected while nothing
-            else changed, `data` the texts that it should not copy. A check of one's own can call
-            `optim.objection`, the default, or leave it out.
+            model is told and asked once more. `tried` are rewrites of the same text that were
+            rejected and should not come again, `data` the texts that it should not copy. A check of
+            one's own can call `optim.objection`, the default, or leave it out.
     """
 
     def __init__(

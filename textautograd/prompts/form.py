@@ -135,7 +135,7 @@ class Form:
 
 def is_no_change(text: str) -> bool:
     """Whether a text is one by which models say that there is nothing to change."""
-    return text.strip(".!\"' ").lower() in _NO_CHANGE
+    return _NO_CHANGE.fullmatch(text.strip(".!\"'*_` ").lower()) is not None
 
 
 def _bare(reply: str) -> str:
@@ -237,4 +237,6 @@ _THINKING_BEGINS = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
 _THINKING_ENDS = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _FENCE = re.compile(r"\A```[a-zA-Z]*\n(.*)\n```\Z", re.DOTALL)
 _FRAME = 40  # tokens of asking again, without what was wrong and the reply
-_NO_CHANGE = {"no change", "none", "null", "no change needed", "n/a"}
+_NO_CHANGE = re.compile(
+    r"no changes?(?: (?:is |are )?(?:needed|required|necessary))?|none|null|n/a"
+)
