@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -19,6 +20,8 @@ def commands() -> dict[str, str]:
 
 def main() -> None:
     """The command."""
+    if len(sys.argv) > 1:
+        sys.exit(f"python -m benchmarks takes no argument: did you mean benchmarks.{sys.argv[1]}?")
     width = max(map(len, commands()))
     for name, what in commands().items():
         print(f"python -m {name:{width}}  {what}")

@@ -85,7 +85,9 @@ def estimated(data: Path) -> None:
     for file in sorted(
         p for p in data.rglob("*") if p.suffix in (".json", ".jsonl", ".tsv", ".py")
     ):
-        text = file.read_text("utf-8")[:200_000]
+        text = file.read_text("utf-8", errors="replace")[:200_000]
+        if not text:
+            continue
         pieces = [text[i : i + 1000] for i in range(0, len(text), 1000)]
         ratios = [tokens(piece) / meter.count(piece) for piece in pieces]
         print(f"| {file.name} | {tokens(text) / meter.count(text):.2f} | {min(ratios):.2f} |")
@@ -101,6 +103,8 @@ def main() -> None:
     if arguments.limit:
         return limited()
     if arguments.data:
+        if not arguments.data.is_dir():
+            parser.error(f"argument --data: there is no directory {arguments.data}")
         return estimated(arguments.data)
     if arguments.peers and not (arguments.peers / "bin" / "python").is_file():
         parser.error(f"argument --peers: there is no {arguments.peers / 'bin' / 'python'}")

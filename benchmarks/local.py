@@ -18,6 +18,7 @@ import sys
 import time
 from typing import Any
 
+from benchmarks.paper.numbers import at_least
 from textautograd.demo import train, val
 
 KINDS = ["engine", "same settings", "defaults"]
@@ -102,7 +103,7 @@ def started(kind: str) -> tuple[Any, str]:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", type=int, default=5, help="of each (default: 5)")
+    parser.add_argument("--runs", type=at_least(1), default=5, help="of each (default: 5)")
     parser.add_argument("--one", choices=KINDS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:

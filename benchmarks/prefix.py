@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import textautograd as ta
+from benchmarks.paper.numbers import at_least
 from textautograd import data, engines, nn, optim, tasks
 from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.local import Local
@@ -103,7 +104,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="where bbh/ is")
-    parser.add_argument("--runs", type=int, default=3, help="of each order (default: 3)")
+    parser.add_argument("--runs", type=at_least(1), default=3, help="of each order (default: 3)")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:

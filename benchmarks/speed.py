@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.paper.numbers import at_least
 from benchmarks.timed.chart import chart
 from benchmarks.timed.worker import ask
 
@@ -102,9 +103,11 @@ def server(latency_ms: float) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent) as process:
         assert process.stdout
         url = process.stdout.readline().strip()
-        ask(url, "/reset")
-        yield url
-        process.terminate()
+        try:
+            ask(url, "/reset")
+            yield url
+        finally:
+            process.terminate()
 
 
 def commands(url: str, peers: Path | None) -> dict[str, list[str]]:
@@ -228,11 +231,13 @@ def main() -> None:
     )
     parser.add_argument("--peers", type=Path, metavar="DIR", help="the peers' environment")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR")
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--latency-ms", type=float, default=50)
+    parser.add_argument("--repeat", type=at_least(1), default=5)
+    parser.add_argument("--latency-ms", type=at_least(0), default=50)
     parser.add_argument("--only", metavar="TEXT", help="the cases with this in their name")
     asked = parser.parse_args()
 
+    asked.out.mkdir(parents=True, exist_ok=True)
+    commands("", asked.peers)  # is it there?
     load = [os.getloadavg()[0]]
     with server(asked.latency_ms) as url:
         rows = measured(url, asked.peers, asked.repeat, asked.only)
@@ -246,7 +251,6 @@ def main() -> None:
         "load_before_and_after": load,
         "latency_ms": asked.latency_ms,
     }
-    asked.out.mkdir(parents=True, exist_ok=True)
     parts = {"summary": lines, "runs": rows}
     listed = [f'"{k}": [\n' + ",\n".join(map(json.dumps, v)) + "\n]" for k, v in parts.items()]
     result = f'{{"machine": {json.dumps(machine)},\n' + ",\n".join(listed) + "}\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import textautograd as ta
-from benchmarks.speed import CALLS, summary, table
+from benchmarks.speed import CALLS, server, summary, table
 from benchmarks.timed.chart import chart
 from benchmarks.timed.ours import TwoSteps, calls
 from benchmarks.timed.server import answer_to
@@ -109,3 +109,8 @@ def test_the_servers_replies_differ_with_the_request_alone() -> None:
     replies = [as_the_server(Request([{"role": "user", "content": c}])) for c in ("a", "b", "a")]
     assert replies[0] == replies[2] != replies[1]
     assert str(zlib.crc32(b'[{"role": "user", "content": "a"}]')) in replies[0]
+
+
+def test_the_server_ends_where_measuring_fails() -> None:
+    with pytest.raises(ZeroDivisionError), server(0):
+        raise ZeroDivisionError

@@ -41,6 +41,51 @@ def train(server: Faults, root: Path, out: Path, *more: str) -> int:
     return main([*words, "--batch-size", "3", *more])
 
 
+def test_a_result_tells_the_steps_that_were_made(tmp_path: Path) -> None:
+    root, out = bbh(tmp_path / "data", 30), tmp_path / "run"
+    with faults(model) as server:
+        assert train(server, root, out) == train(server, root, out, "--steps", "0") == 0
+    assert json.loads((out / "result.json").read_text())["steps"] == 2
+
+
+@pytest.mark.parametrize("name", ["checkpoint.json", "result.json", "lock"])
+def test_a_runs_own_file_is_no_cache(tmp_path: Path, name: str, capsys: Any) -> None:
+    root, out = bbh(tmp_path / "data", 30), tmp_path / "run"
+    with faults(model) as server:
+        assert train(server, root, out, "--cache", str(out / name)) == 2
+        assert server.bodies == []
+    assert "is a file of the run itself" in capsys.readouterr().err
+
+
+def test_an_optimizers_address_is_named_by_its_own_option(tmp_path: Path, capsys: Any) -> None:
+    root, out = bbh(tmp_path / "data", 30), tmp_path / "run"
+    with faults(model) as server:
+        assert train(server, root, out, "--optimizer-model", "nosuch") == 2
+    assert "--optimizer-api-base" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["/dev/full", None])
+def test_what_was_measured_is_told_where_it_cannot_be_printed(
+    tmp_path: Path, place: str | None
+) -> None:
+    root = bbh(tmp_path / "data", 30)
+    with faults(model) as server:
+        words = ["eval", "--task", "bbh/sums", "--data", str(root), "--sizes", "0", "0", "3"]
+        words += ["--model", "m", "--api-base", server.url]
+        command = [sys.executable, "-m", "textautograd", *words]
+        if place is None:
+            shell = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+            done = subprocess.run(shell, stderr=subprocess.PIPE, text=True, check=False)
+        else:
+            with open(place, "w") as full:
+                done = subprocess.run(
+                    command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+                )
+        asked = len(server.bodies)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert ("exact match 0 of 3" in done.stderr) == (asked > 0) == (place is not None)
+
+
 def test_train_reports_held_out_accuracy_before_and_after(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

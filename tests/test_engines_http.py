@@ -201,6 +201,27 @@ FAULTS: list[tuple[Step, type[errors.Error], str]] = [
 ]
 
 
+PAID = {"prompt_tokens": 9, "completion_tokens": 4, "cost": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("body", "spent"),
+    [
+        ({"choices": [], "usage": PAID}, Usage(9, 4, 0, 0.5, 1)),
+        ({"choices": [{"message": {"content": 5}}], "usage": PAID}, Usage(9, 4, 0, 0.5, 1)),
+        ({"error": {"message": "late"}, "usage": PAID}, Usage(9, 4, 0, 0.5, 1)),
+        ({"choices": []}, Usage(calls=1)),
+        ("<html>", Usage(calls=1)),
+        ({"error": {"message": "unpaid"}}, Usage()),
+    ],
+)
+def test_what_cannot_be_read_is_paid_for(body: Any, spent: Usage) -> None:
+    step: Step = {"raw": body.encode()} if isinstance(body, str) else {"json": body}
+    with faults(step) as server, Budget() as budget, pytest.raises(errors.EngineError):
+        run(HTTP("tiny", server.url, api_key=KEY))
+    assert budget.spent == spent
+
+
 @pytest.mark.parametrize(("step", "kind", "words"), FAULTS)
 def test_each_fault_has_its_error_and_costs_the_calls_that_it_should(
     step: Step, kind: type[errors.Error], words: str

@@ -259,6 +259,25 @@ def test_concurrent_calls_never_pass_a_budget(limit: int) -> None:
     assert sum(isinstance(r, errors.BudgetExceeded) for r in results) == 64 - limit
 
 
+@pytest.mark.parametrize("max_tokens", [None, 100])
+@given(limit=st.integers(0, 600))
+def test_concurrent_calls_of_unknown_length_never_pass_a_budget(
+    max_tokens: int | None, limit: int
+) -> None:
+    """The first tells how long replies are; the others wait for it."""
+
+    async def slow(request: Request) -> Reply:
+        await asyncio.sleep(0)
+        return Reply("x", usage=Usage(1, 100, calls=1))
+
+    with Budget(tokens=limit) as budget:
+        model = Scripted(slow)
+        gathered(*(call(model, ask(max_tokens=max_tokens)) for _ in range(64)))
+    most = 100 if max_tokens is None else 0  # a first reply of unknown length
+    assert budget.spent.tokens <= limit + most
+    assert limit < 200 or budget.spent.tokens > limit - 202
+
+
 def test_threads_never_pass_a_budget() -> None:
     model = priced()
     with Budget(calls=50) as budget:

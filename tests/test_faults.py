@@ -178,7 +178,11 @@ def is_worth_a_retry(name: str) -> bool:
 
 
 def is_paid(step: Step) -> bool:
-    return "usage" in step.get("json", {})
+    """Or may have been: an answer that cannot be read."""
+    body = step.get("json", {})
+    return (
+        "usage" in body or (step.get("status", 200) == 200 and "raw" in step) or "choices" in body
+    )
 
 
 QUICK = [name for name in TABLE if name not in ("hangs", "slow", "more than anyone reads")]

@@ -331,6 +331,18 @@ def test_where_a_whole_batch_fails_the_first_cause_is_raised() -> None:
     assert agent.state_dict() == Agent().state_dict()
 
 
+@pytest.mark.parametrize("batch_size", [4, 6])
+def test_without_its_checkpoint_a_runs_best_state_is_not_written_over(
+    tmp_path: Path, batch_size: int
+) -> None:
+    run(Agent(), Scripted(world), steps=2, run_dir=tmp_path)
+    best = (tmp_path / "best.json").read_bytes()
+    (tmp_path / "checkpoint.json").unlink()
+    with pytest.raises(errors.UsageError, match=r"its checkpoint\.json is missing"):
+        run(Agent(), Scripted(world), steps=0, run_dir=tmp_path, batch_size=batch_size)
+    assert (tmp_path / "best.json").read_bytes() == best
+
+
 def test_no_steps_leave_everything_as_it_is() -> None:
     engine = Scripted(world)
     history = run(Agent(), engine, steps=0)

@@ -14,6 +14,7 @@ from test_prompts import sequence
 import textautograd as ta
 from textautograd import errors, nn, optim
 from textautograd.engines import Reply, Request, Scripted
+from textautograd.optim.gate import Verdict
 from textautograd.prompts.optimize import SYSTEM
 
 Feedback = ta.Feedback
@@ -283,11 +284,59 @@ def test_state_of_before_there_were_refusals_can_be_loaded() -> None:
     optimizer.load_state_dict({"steps": 2, "rejected": [{"x": "a"}]})
     assert optimizer.state_dict() == {
         "kind": "SGD",
+        "parameters": ["x"],
         "steps": 2,
         "rejected": [{"x": "a"}],
         "unjudged": [],
         "refused": [],
     }
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, optim.TextGrad, optim.OptoPrime, optim.COPRO])
+def test_the_state_of_other_parameters_is_refused(kind: Any) -> None:
+    state = kind([param("old", "x")]).state_dict()
+    for names in (["y"], ["x", "y"]):
+        other = kind([param("old", name) for name in names])
+        before = other.state_dict()
+        with pytest.raises(errors.StateError, match=r"no parameter [xy]$"):
+            other.load_state_dict(state)
+        assert other.state_dict() == before
+
+
+class Proposes(optim.Optimizer):
+    def __init__(self, found: Any) -> None:
+        super().__init__([param("old", "x"), param("old", "y")], engine=Scripted(said))
+        self.found = found
+
+    async def propose(self, engine: Any) -> Any:
+        return self.found
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (None, "a list of Candidate, not None"),
+        ([{"x": "new"}], "is none"),
+        ([optim.Candidate({"z": "new"})], "'z' is no parameter: there are x, y"),
+        ([optim.Candidate({"x": "new", "y": 5})], "a candidate's state is int"),  # type: ignore[dict-item]
+    ],
+)
+@pytest.mark.parametrize("closure", [None, lambda: 1.0])
+def test_what_is_proposed_is_checked_before_anything_is_written(
+    found: Any, words: str, closure: Any
+) -> None:
+    optimizer = Proposes(found)
+    with pytest.raises(errors.UsageError, match=words):
+        optimizer.step(closure)
+    assert [p.data for p in optimizer.params] == ["old", "old"]
+
+
+@pytest.mark.parametrize("best", [3, -1])
+def test_a_gate_of_ones_own_is_held_to_its_form(best: int) -> None:
+    optimizer = Proposes([optim.Candidate({"x": "new"})])
+    for verdict in (None, 0.5, Verdict(1.0, [], None), Verdict(1.0, [0.5], best)):
+        with pytest.raises(errors.UsageError, match="a gate returns a Verdict of 1 candidates"):
+            optimizer.step_with(lambda *_, verdict=verdict: verdict)  # type: ignore[misc]
 
 
 def test_the_check_is_a_setting() -> None:

@@ -305,6 +305,20 @@ def test_a_cut_off_answer_is_an_answer(root: Path) -> None:
     assert [step["failed"] for step in line["steps"]] == [[]] * 4
 
 
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_an_empty_answer_is_a_wrong_one(root: Path, reason: str) -> None:
+    """It comes again at temperature 0, so a run that it ended could never be made."""
+
+    class Silent(Model):
+        def __call__(self, request: Request) -> Reply:
+            reply = super().__call__(request)
+            is_asked = request.schema is None and claim in str(request.messages)
+            return Reply("", reason, reply.usage) if is_asked else reply
+
+    claim = load("liar", root, 0, (8, 8, 6)).test[0].question
+    assert run(root, "sgd", Silent())["before"]["failed"] == 1
+
+
 def test_held_out_questions_are_nobody_elses(root: Path) -> None:
     for sizes in ((5, 5, 10), (5, 5, 0)):
         seen = [load("bbh/navigate", root, seed, sizes) for seed in (0, 1)]

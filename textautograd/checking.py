@@ -33,6 +33,11 @@ def quantity(value: Any) -> float | None:
     return number if math.isfinite(number) and number >= 0 else None
 
 
+def is_seen(text: str) -> bool:
+    """Whether a text has a sign that one can see."""
+    return any(sign.isprintable() and not sign.isspace() for sign in text)
+
+
 def misfit(value: Any, shape: Any, where: str = "it") -> str | None:
     """Where a JSON value does not have a shape, or `None`.
 

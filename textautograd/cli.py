@@ -29,6 +29,8 @@ models:
 # What the library's messages call what the command line calls otherwise.
 _OPTIONS = {
     "download=True": "--download",
+    "optimizer_api_base=": "--optimizer-api-base",
+    "optimizer_api_base": "--optimizer-api-base",
     "api_base=": "--api-base",
     "api_base": "--api-base",
     "in the environment or give api_key=": "in the environment",
@@ -58,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser().parse_args(argv)
     except SystemExit as done:  # argparse has said why
         return int(done.code or 0)
+    if sys.stdout is None:  # closed
+        tell("textautograd: there is nowhere to write to: standard output is closed")
+        return 1
     out = getattr(arguments, "out", None)
     resume = f"; the same command goes on in {harmless(str(out))}" if out else ""
     paid = Budget()
@@ -73,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if resume and isinstance(error, EngineError) and paid.spent.calls:
             print(f"what was paid for is kept{resume}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    except BrokenPipeError:  # who read the output has gone, as `head` does
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # who read the output has gone, as `head` does
+            print(f"textautograd: the output cannot be written: {error}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as stop:

@@ -21,6 +21,7 @@ from textautograd.files import as_path, read_json, write_whole
 from textautograd.locking import locked
 from textautograd.nn import ExactMatchLoss
 from textautograd.optim import SGD
+from textautograd.run_dir import WRITTEN
 from textautograd.terminal import harmless, tell
 from textautograd.training import History, fit
 
@@ -38,6 +39,10 @@ def train(arguments: Namespace) -> None:
     """`textautograd train`."""
     started = time.time()
     out = as_path(arguments.out, "--out")
+    if arguments.cache is not None and (cache := as_path(arguments.cache, "--cache")).resolve() in (
+        (out / name).resolve() for name in ("result.json", "lock", *WRITTEN)
+    ):
+        raise UsageError(f"--cache {cache} is a file of the run itself: give another")
     if 0 in arguments.sizes:
         raise UsageError("train needs at least one example in each of the three --sizes")
     task, model = _task_and_model(arguments)
@@ -128,8 +133,12 @@ def evaluate(arguments: Namespace) -> None:
         except ValueError as error:
             raise UsageError(f"cannot read the state {file}: {error}") from error
     measured = evaluation.evaluate(agent, task.test, ExactMatchLoss(), progress=True)
-    print(_scores(measured))
-    print(_spent(measured.usage))
+    result = f"{_scores(measured)}\n{_spent(measured.usage)}"
+    try:
+        print(result, flush=True)
+    except OSError:  # it was paid for, and is kept nowhere else
+        print(result, file=sys.stderr)
+        raise
 
 
 @contextmanager
@@ -169,7 +178,10 @@ def _patience(arguments: Namespace) -> dict[str, Any]:
 def _rewriter(arguments: Namespace) -> Engine | None:
     if arguments.optimizer_model is not None:
         where, patience = arguments.optimizer_api_base, _patience(arguments)
-        return engine(arguments.optimizer_model, api_base=where, **patience)
+        try:
+            return engine(arguments.optimizer_model, api_base=where, **patience)
+        except UsageError as error:
+            raise UsageError(str(error).replace("api_base", "optimizer_api_base")) from error
     if arguments.optimizer_api_base is not None:
         raise UsageError("--optimizer-api-base is the server of --optimizer-model: give both")
     return None
@@ -201,7 +213,7 @@ def _result(
         "task": task.name,
         "model": arguments.model,
         "optimizer_model": arguments.optimizer_model or arguments.model,
-        "steps": arguments.steps,
+        "steps": len(history.metrics),
         "seed": arguments.seed,
         "sizes": list(arguments.sizes),
         "before": _counts(before),

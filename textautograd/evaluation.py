@@ -16,7 +16,7 @@ from textautograd.engines import use_engine
 from textautograd.engines.base import Engine, Usage
 from textautograd.engines.budget import Budget, charge, has_limits
 from textautograd.engines.default import chosen_engine
-from textautograd.errors import Error, RunError, UsageError
+from textautograd.errors import BudgetExceeded, Error, RunError, UsageError
 from textautograd.grad_mode import no_grad
 from textautograd.mapping import map as map_
 from textautograd.nn.module import Module, functional_call
@@ -122,7 +122,11 @@ def evaluate(
                     bar.update()
                     return row
 
-                rows = map_(one, examples)
+                try:
+                    rows = map_(one, examples)
+                except BudgetExceeded as error:
+                    error.add_note("with cache= what was paid for is not paid for again")
+                    raise
             else:
                 state = module.state_dict()
                 rows = _rows_of(executor, (module, state), examples, loss_fn, bar)

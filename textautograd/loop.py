@@ -60,11 +60,12 @@ class Loop:
 
     def _finish(self, pending: Pending, task: asyncio.Task[Any]) -> None:
         self.running.discard(task)
+        error = None if task.cancelled() else task.exception()  # read, or asyncio complains of it
         if self.is_stopping:
             return
         if task.cancelled():
             pending.set_exception(EngineError("the call was cancelled by what it was waiting for"))
-        elif (error := task.exception()) is not None:
+        elif error is not None:
             pending.set_exception(error)
         else:
             pending.set_result(task.result())

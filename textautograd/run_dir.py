@@ -21,7 +21,7 @@ from textautograd.checking import misfit
 from textautograd.errors import UsageError
 from textautograd.files import read_json, write_whole
 
-_WRITTEN = ("run.json", "checkpoint.json", "best.json", "metrics.jsonl", "states.jsonl")
+WRITTEN = ("run.json", "checkpoint.json", "best.json", "metrics.jsonl", "states.jsonl")
 _DATA = {"train": "the training examples", "val": "the gate's examples (val)"}
 _DIGEST = re.compile("#[0-9a-f]{8,}")
 _NUMBER = int | float | None
@@ -61,7 +61,7 @@ class RunDir:
 
     def __init__(self, path: Path, settings: dict[str, Any], state: dict[str, str]) -> None:
         self.path = path
-        for name in _WRITTEN:
+        for name in WRITTEN:
             if (path / name).exists() and not (path / name).is_file():
                 raise UsageError(f"cannot use the run directory {path}: its {name} is no file")
         for part in path.glob(".*.part"):  # of a run that was killed while it wrote
@@ -81,9 +81,22 @@ class RunDir:
                 f"{self.path} holds a best.json of no run that is here: move it, or choose another "
                 "run_dir"
             )
+        elif self._has_steps(settings):
+            raise UsageError(
+                f"{self.path} holds a run's best.json and metrics.jsonl, but its checkpoint.json "
+                "is missing: move them to start anew (calls.sqlite keeps what was paid for), or "
+                "choose another run_dir"
+            )
         self._write("run.json", settings)  # also where nothing changed: can it be written to?
         if self.left is None:
             self._write("best.json", state)
+
+    def _has_steps(self, settings: dict[str, Any]) -> bool:
+        """Whether the metrics tell of steps: of more than the one that was cut short while it was
+        written, or of another run's."""
+        file = self.path / "metrics.jsonl"
+        count = file.read_bytes().count(b"\n") if file.exists() else 0
+        return count > 1 or (count == 1 and self._object("run.json") != settings)
 
     @property
     def cache(self) -> Path:

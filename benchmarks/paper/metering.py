@@ -17,7 +17,7 @@ from textautograd.errors import (
     IncompleteReplyError,
 )
 
-_NO_REPLY = CUT_OFF - AT_LIMIT | {None}
+NO_REPLY = CUT_OFF - AT_LIMIT | {None}
 """How an incomplete reply ends that is the server's failure and not the model's: a proxy's page."""
 
 
@@ -94,9 +94,9 @@ class Metered(Wrapper):
         return reply
 
     def _instead(self, request: Request, error: EngineError) -> Reply:
-        if isinstance(error, IncompleteReplyError) and error.finish_reason not in _NO_REPLY:
+        if isinstance(error, IncompleteReplyError) and error.finish_reason not in NO_REPLY:
             self._count(request)
-            if request.purpose == "forward":
+            if request.purpose == "forward" and error.text.strip():
                 return Reply(error.text)
         elif not isinstance(error, BadRequestError):
             self.tally.failed = error

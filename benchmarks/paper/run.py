@@ -15,14 +15,14 @@ from typing import Any
 import textautograd as ta
 from benchmarks.paper.graphs import Graph
 from benchmarks.paper.lines import Line
-from benchmarks.paper.metering import Metered, Tally
+from benchmarks.paper.metering import NO_REPLY, Metered, Tally
 from benchmarks.paper.methods import METHODS, Method
 from benchmarks.paper.questions import BINARY, Questions, load, with_wrong_answers
 from benchmarks.paper.settings import Setting
 from textautograd import nn, optim
 from textautograd.data import Example
 from textautograd.engines.base import Engine
-from textautograd.errors import BadRequestError, UsageError
+from textautograd.errors import BadRequestError, IncompleteReplyError, UsageError
 
 MakeEngine = Callable[[str, int], Engine]
 """(model, tokens of a reply where a request sets no limit) → engine."""
@@ -116,11 +116,15 @@ def train(
 
 def answers(agent: Graph, questions: Questions) -> list[str | None]:
     """The held-out outputs; `None` for a sample that the provider refuses, for its length or what
-    it says. Any other error is raised: it says nothing about the agent."""
+    it says, and for one that the model answers with nothing. Any other error is raised: it says
+    nothing about the agent."""
     loss_fn = nn.ExactMatchLoss(questions.extract)
     rows = ta.evaluate(agent, questions.test, loss_fn, progress=True).rows
     for row in rows:
-        if row.error is not None and not isinstance(row.error, BadRequestError):
+        is_answer = (
+            isinstance(row.error, IncompleteReplyError) and row.error.finish_reason not in NO_REPLY
+        )
+        if row.error is not None and not (is_answer or isinstance(row.error, BadRequestError)):
             raise row.error
     return [row.output for row in rows]
 

@@ -109,9 +109,11 @@ class Provider:
         """
         if not isinstance(body, dict):
             raise self._not_the_protocol("not an object", body)
+        usage = read_usage(body.get("usage"), cost)
         if body.get("error"):
-            error = self._secrets.redacted_in(body["error"])
-            raise self.failed(complaint_inside(error), request)
+            error = self.failed(complaint_inside(self._secrets.redacted_in(body["error"])), request)
+            error.usage = usage if usage.tokens or usage.cost else None
+            raise error
         choices = body.get("choices")
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             raise self._not_the_protocol("without choices", body)
@@ -123,7 +125,6 @@ class Provider:
         if not isinstance(reason, str) or text is None:
             raise self._not_the_protocol("of the wrong type", body)
         reason = self._secrets.redacted(reason)
-        usage = read_usage(body.get("usage"), cost)
         if len(text) > LARGEST_REPLY:
             too_long = IncompleteReplyError(f"the reply has more than {LARGEST_REPLY:,} characters")
             too_long.usage = usage
@@ -138,7 +139,9 @@ class Provider:
 
     def _not_the_protocol(self, what: str, body: Any) -> IncompleteReplyError:
         said = shown(repr(self._secrets.redacted_in(body)))
-        return IncompleteReplyError(f"the server sent a reply {what}: {said}")
+        error = IncompleteReplyError(f"the server sent a reply {what}: {said}")
+        error.usage = read_usage(body.get("usage") if isinstance(body, dict) else None)
+        return error
 
 
 def _key(api_key: str) -> str:

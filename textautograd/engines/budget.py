@@ -29,13 +29,15 @@ class Budget:
     A context manager; budgets nest, and each call is charged to all that are active where it is
     written. Without limits it only counts. `BudgetExceeded` is raised before the call that would
     pass it. A call in flight counts as one call and as the tokens that it may use: its input,
-    estimated as a token for four bytes, and its `max_tokens`; so the last call can pass `tokens` if
-    it has no `max_tokens`, and by what its input has more than that, as code has; a provider that
-    counts no tokens is held to the estimate. It counts as the dollars of the dearest call so far,
-    as its own are known afterwards: only a call that is dearer than all before it can pass `usd`. A
-    reply without a known price stops a budget in dollars before the next call (`SetupError`); until
-    an engine's price is known its calls go one at a time. Replies from a cache, and calls that fail
-    unpaid, cost nothing.
+    estimated as a token for four bytes, and its `max_tokens`, or the longest reply so far if it has
+    none. So a call can pass `tokens` by what its input has more than that, as code has, and by how
+    much its reply is longer than all before it. A provider that counts no tokens is held to the
+    estimate. A call counts as the dollars of the dearest call so far, as its own are known
+    afterwards: only one that is dearer than all before it can pass `usd`. A reply without a known
+    price stops a budget in dollars before the next call (`SetupError`). Until one call of an engine
+    has come back, and so told what it costs or how long replies are, its calls go one at a time
+    where that is limited. Replies from a cache, and calls that fail unpaid, cost nothing; an answer
+    that cannot be read counts as a call.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Budget:
         self._calls_in_flight = 0
         self._tokens_held = 0
         self._dearest = 0.0
+        self._longest = 0
         self._lock = threading.Lock()
         self._prices: dict[int, _Price] = {}
 
@@ -71,12 +74,13 @@ class Budget:
     def price(self, engine: Engine) -> _Price:
         """What is known of an engine's price."""
         with self._lock:
-            return self._prices.setdefault(id(engine), _Price(engine))
+            return self._prices.setdefault(id(engine), _Price(engine, self.usd is not None))
 
-    def reserve(self, tokens: int) -> None:
-        """Holds one call of at most `tokens` tokens until `settle`, or raises."""
+    def reserve(self, input_tokens: int, max_tokens: int | None = None) -> int:
+        """Holds one call, or raises; returns the tokens held for it, to be given to `settle`."""
         with self._lock:
             spent = self._spent
+            tokens = input_tokens + (max_tokens or self._longest)
             if self.calls is not None and spent.calls + self._calls_in_flight + 1 > self.calls:
                 raise BudgetExceeded(f"the next call would pass the budget: {self!r}")
             if self.tokens is not None and spent.tokens + self._tokens_held + tokens > self.tokens:
@@ -100,11 +104,13 @@ class Budget:
                     )
             self._calls_in_flight += 1
             self._tokens_held += tokens
+            return tokens
 
-    def settle(self, tokens: int, usage: Usage | None, estimated: int = 0) -> None:
+    def settle(self, tokens: int, usage: Usage | None, estimated: int = 0, reply: int = 0) -> None:
         """Gives back what was held and charges what was used; `None` for a call that failed.
 
-        `estimated` tokens stay held: those of a provider that does not count.
+        `estimated` tokens stay held: those of a provider that does not count. `reply`: how many the
+        reply has.
         """
         with self._lock:
             self._calls_in_flight -= 1
@@ -112,6 +118,7 @@ class Budget:
             if usage is not None:
                 self._spent += usage
                 self._dearest = max(self._dearest, usage.cost or 0.0)
+                self._longest = max(self._longest, reply)
 
     def charge(self, usage: Usage) -> None:
         """Counts what was used elsewhere."""
@@ -146,17 +153,21 @@ class Metered(Wrapper):
     metered = True
 
     def complete(self, request: Request) -> Coroutine[Any, Any, Reply]:
-        prices = [budget.price(self.inner) for budget in _active.get() if budget.usd is not None]
+        prices = [
+            budget.price(self.inner)
+            for budget in _active.get()
+            if budget.usd is not None or (budget.tokens is not None and not request.max_tokens)
+        ]
         # in one order for all, so that no two wait for one another
         return self._in_turn(request, sorted(prices, key=id)) if prices else self._charged(request)
 
     async def _in_turn(self, request: Request, prices: list[_Price]) -> Reply:
-        """One call at a time, until its price is known to all."""
+        """One call at a time, until what it takes is known to all."""
         for i, price in enumerate(prices):
             async with price.turn():
                 if not price.is_known:
                     reply = await self._in_turn(request, prices[i + 1 :])
-                    price.is_known = reply.usage.cost is not None
+                    price.is_known = reply.usage.cost is not None or not price.in_dollars
                     return reply
         return await self._charged(request)
 
@@ -190,10 +201,11 @@ class Metered(Wrapper):
 
 
 class _Price:
-    """Whether an engine's replies have a price, and whose turn it is to find out."""
+    """Whether it is known what an engine's replies take, and whose turn it is to find out."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, in_dollars: bool) -> None:
         self.engine = engine  # held, so that its `id` stays its own
+        self.in_dollars = in_dollars
         self.is_known = False
         self._turns = PerLoop(_lock)
 
@@ -228,16 +240,15 @@ class _Hold:
 
     def __init__(self, request: Request) -> None:
         check_cancelled()
-        self.budgets: list[Budget] = []
+        self.held: list[tuple[Budget, int]] = []
         active = _active.get()
         if not active:
             return
         self.input_tokens = _tokens("".join(str(m["content"]) for m in request.messages))
-        self.tokens = self.input_tokens + (request.max_tokens or 0)
         try:
             for budget in active:
-                budget.reserve(self.tokens)
-                self.budgets.append(budget)
+                tokens = budget.reserve(self.input_tokens, request.max_tokens)
+                self.held.append((budget, tokens))
         except BaseException:
             self._settle(None)
             raise
@@ -261,15 +272,16 @@ class _Hold:
             self._settle(usage)
 
     def _settle(self, usage: Usage | None, text: str = "") -> None:
-        if not self.budgets:
+        if not self.held:
             return
-        estimated = 0
+        estimated = reply = 0
         if usage is not None:
             usage = replace(usage, calls=max(1, usage.calls))
+            reply = usage.output_tokens or _tokens(text)
             if not usage.tokens:
-                estimated = self.input_tokens + _tokens(text)
-        for budget in self.budgets:
-            budget.settle(self.tokens, usage, estimated)
+                estimated = self.input_tokens + reply
+        for budget, tokens in self.held:
+            budget.settle(tokens, usage, estimated, reply)
 
 
 def _tokens(text: str) -> int:

@@ -15,7 +15,7 @@ from textautograd.engines._address import Address
 from textautograd.engines._chat import LARGEST_REPLY, Provider
 from textautograd.engines._failures import complaint, shown
 from textautograd.engines._per_loop import PerLoop
-from textautograd.engines.base import Reply, Request
+from textautograd.engines.base import Reply, Request, Usage
 from textautograd.errors import (
     ConnectionFailed,
     EngineError,
@@ -92,11 +92,13 @@ class HTTP(Provider):
             )
         if isinstance(content, str):
             content = self._secrets.redacted(content)
-            raise IncompleteReplyError(
+            error = IncompleteReplyError(
                 f"{self._address.host} sent no JSON object: {shown(content)}",
                 status=status,
                 text=content,
             )
+            error.usage = Usage(calls=1)  # it may have been paid for
+            raise error
         return self.read(content, request)
 
     def _redirected(self, status: int, location: str) -> NotFoundError:

@@ -181,6 +181,7 @@ class Optimizer:
         with cancel_scope():
             proposing = dispatch.start(self.propose(self.engine or default_engine()))
             candidates = dispatch.wait(proposing)
+        self._check_proposed(candidates)
         usable = [candidate for candidate in candidates if candidate.state]
         before: float | None = None
         best = usable[0] if usable else None
@@ -211,6 +212,7 @@ class Optimizer:
         """What a resumed run needs: JSON."""
         return {
             "kind": type(self).__name__,
+            "parameters": list(self.names),
             "steps": self.steps,
             "rejected": [dict(state) for state in self._rejected],
             "unjudged": [dict(state) for state in self._unjudged],
@@ -234,9 +236,15 @@ class Optimizer:
         rejected = stored(state, "rejected", [{str: str}], None)
         unjudged = stored(state, "unjudged", [{str: str}], [])
         refused = stored(state, "refused", [str], [])
-        named = {name for texts in [*rejected, *unjudged] for name in texts}
+        names = stored(state, "parameters", [str], self.names)
+        named = {name for texts in [*rejected, *unjudged] for name in texts} | {*names}
         if foreign := named.difference(self.names):
             raise StateError(f"this optimizer has no parameter {', '.join(sorted(foreign)):.80}")
+        if lacking := set(self.names).difference(names):
+            raise StateError(
+                "this is an optimizer's state that has no parameter "
+                f"{', '.join(sorted(lacking)):.80}"
+            )
         self.steps = steps
         self._rejected = [dict(texts) for texts in rejected]
         self._unjudged = [dict(texts) for texts in unjudged]
@@ -254,16 +262,40 @@ class Optimizer:
         """Whether no rewrite of a parameter came to nothing since its text was written."""
         return not any(name in state for state in [*self._rejected, *self._unjudged])
 
+    def _check_proposed(self, candidates: Any) -> None:
+        """Raises `UsageError` for what `propose` must not return, before anything is written."""
+        of = f"{type(self).__name__}: propose returns a list of Candidate"
+        if not isinstance(candidates, (list, tuple)):
+            raise UsageError(f"{of}, not {candidates!r:.80}")
+        for candidate in candidates:
+            if not isinstance(candidate, Candidate):
+                raise UsageError(f"{of}, and {candidate!r:.80} is none")
+            if why := misfit(candidate.state, {str: str}, "a candidate's state"):
+                raise UsageError(f"{of}, texts by parameter name, and {why}")
+            if foreign := candidate.state.keys() - set(self.names):
+                raise UsageError(
+                    f"{of}, and {', '.join(map(repr, foreign)):.80} is no parameter: there are "
+                    f"{', '.join(self.names):.200}"
+                )
+
     def _decide(self, gate: Gate, usable: Sequence[Candidate]) -> Verdict:
         old: State = {param: param.detach() for param in self.params}
         by_name = dict(zip(self.names, self.params, strict=True))
-        verdict = gate(
+        verdict: Any = gate(
             old,
             [
                 {**old, **{by_name[n]: TextVariable(t, name=n) for n, t in c.state.items()}}
                 for c in usable
             ],
         )
+        if not (
+            isinstance(verdict, Verdict)
+            and len(verdict.losses) == len(usable)
+            and verdict.best in (None, *range(len(usable)))
+        ):
+            raise UsageError(
+                f"a gate returns a Verdict of {len(usable)} candidates, not {verdict!r:.200}"
+            )
         for candidate, loss in zip(usable, verdict.losses, strict=True):
             if isinstance(loss, TransientError):
                 candidate.error, candidate.unjudged = described(loss), True

@@ -20,6 +20,7 @@ from textautograd.optim.rewriting import (
     Rewriting,
     as_constraints,
     data_of,
+    last,
 )
 from textautograd.prompts.form import Form
 from textautograd.prompts.graph import COMPLETE, MADE, Call, graph
@@ -87,7 +88,7 @@ class OptoPrime(Rewriting):
         """
         memory = stored(state, "memory", [({str: str}, str)], [])
         super().load_state_dict(state)
-        self._memory = [(dict(texts), said) for texts, said in memory]
+        self._memory = last([(dict(texts), said) for texts, said in memory], self.memory_size)
 
     def step_with(self, gate: Gate | None) -> StepResult:
         """`step`, for a gate that evaluates and compares the states itself."""
@@ -95,8 +96,8 @@ class OptoPrime(Rewriting):
         used = {name: param.data for name, param in live}
         said = listed(list(dict.fromkeys([f.text for _, p in live for f in _distinct(p.grad)])))
         result = super().step_with(gate)
-        if used and self.memory_size:
-            self._memory = [*self._memory, (used, said)][-self.memory_size :]
+        if used:
+            self._memory = last([*self._memory, (used, said)], self.memory_size)
         return result
 
     def check_rule(self, rule: rules.Rule) -> None:

@@ -220,6 +220,11 @@ def check_called(kind: str, what: str, function: Any, arguments: Mapping[str, An
         raise UsageError(f"{kind}: {what} is called as ({', '.join(arguments)}), but {why}")
 
 
+def last(kept: Sequence[Any], count: int) -> list[Any]:
+    """The `count` newest."""
+    return list(kept[-count:]) if count else []
+
+
 def texts_of(examples: Sequence[Feedback], tried: Sequence[str]) -> dict[Key, str]:
     """All that a rewriting prompt shows besides the instruction: it may be summarised."""
     texts: dict[Key, str] = {}

@@ -18,6 +18,7 @@ from textautograd.optim.rewriting import (
     Options,
     Rewriting,
     as_constraints,
+    last,
     shown,
     texts_of,
 )
@@ -87,16 +88,20 @@ class TextGrad(Rewriting):
         """
         kept = [stored(state, key, {str: [str]}, {}) for key in ("feedback", "values")]
         super().load_state_dict(state)
-        self._feedback, self._values = map(self._by_name, kept)
+        sizes = (self.gradient_memory, self.momentum_window)
+        self._feedback, self._values = [
+            {name: last(texts, size) for name, texts in self._by_name(lists).items()}
+            for lists, size in zip(kept, sizes, strict=True)
+        ]
 
     def step_with(self, gate: Gate | None) -> StepResult:
         """`step`, for a gate that evaluates and compares the states itself."""
         used = [(n, rules.said(p.grad), p.data) for n, p in self.live() if p.grad]
         result = super().step_with(gate)
         for name, said, old in used:
-            self._feedback[name] = _last([*self._feedback[name], said], self.gradient_memory)
+            self._feedback[name] = last([*self._feedback[name], said], self.gradient_memory)
             if name in result.changes:
-                self._values[name] = _last([*self._values[name], old], self.momentum_window)
+                self._values[name] = last([*self._values[name], old], self.momentum_window)
         return result
 
     async def propose(self, engine: Engine) -> list[Candidate]:
@@ -139,7 +144,3 @@ class TextGrad(Rewriting):
         return rewrite(
             old, role, examples, past["feedback"], past["variable"], self.constraints, how
         )
-
-
-def _last(texts: list[str], count: int) -> list[str]:
-    return texts[-count:] if count else []

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from textautograd.checking import is_seen
 from textautograd.engines.ask import ask
 from textautograd.engines.base import Engine, Message, Request
 from textautograd.errors import IncompleteReplyError, ReplyError, SchemaRejected
@@ -127,10 +128,9 @@ class Form:
         text = value.strip()
         if self.nullable and is_no_change(text):
             return None
-        is_seen = any(sign.isprintable() and not sign.isspace() for sign in text)
-        if not (is_seen or optional) or text == _TEXT:
+        if not (is_seen(text) or optional) or text == _TEXT:
             raise ReplyError(f"{name!r} is empty")
-        return text if is_seen else None
+        return text if is_seen(text) else None
 
 
 def is_no_change(text: str) -> bool:
