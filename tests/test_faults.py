@@ -179,10 +179,7 @@ def is_worth_a_retry(name: str) -> bool:
 
 def is_paid(step: Step) -> bool:
     """Or may have been: an answer that cannot be read."""
-    body = step.get("json", {})
-    return (
-        "usage" in body or (step.get("status", 200) == 200 and "raw" in step) or "choices" in body
-    )
+    return step.get("status", 200) == 200 and "cut" not in step and "error" not in str(step)
 
 
 QUICK = [name for name in TABLE if name not in ("hangs", "slow", "more than anyone reads")]
