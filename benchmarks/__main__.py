@@ -20,7 +20,7 @@ def commands() -> dict[str, str]:
 
 def main() -> None:
     """The command."""
-    if len(sys.argv) > 1:
+    if len(sys.argv) > 1 and sys.argv[1] not in ("-h", "--help"):
         sys.exit(f"python -m benchmarks takes no argument: did you mean benchmarks.{sys.argv[1]}?")
     width = max(map(len, commands()))
     for name, what in commands().items():

@@ -84,16 +84,18 @@ def bars(groups: dict[str, Group]) -> list[Bar]:
     return found
 
 
-def made_with(found: list[Line]) -> str:
+def made_with(groups: dict[str, Group]) -> str:
     """What the runs were made with, where that was not the same in all."""
+    found = [line for group in groups.values() for row in group for line in row.runs]
     weights: dict[str, set[str]] = {}
     for line in found:
         for model, told in line.get("served", {}).items():
             weights.setdefault(model, set()).add(json.dumps(told, sort_keys=True))
     unlike = [model for model, tellings in weights.items() if len(tellings) > 1]
     said = f" Not all were made with the same weights of {', '.join(unlike)}." if unlike else ""
-    if (trees := len({line.get("versions", {}).get("tree") for line in found})) > 1:
-        said += f" They were made by {trees} states of the code."
+    trees = {line.get("versions", {}).get("tree") for line in found} - {None}
+    if len(trees) > 1:
+        said += f" They were made by {len(trees)} states of the code."
     return said
 
 
@@ -103,7 +105,7 @@ def report(found: list[Line]) -> str:
     tested = differences(groups)
     left, all_ = len(missing(found)), len(queued())
     parts = [
-        f"{all_ - left} of the queue's {all_} runs are there.{made_with(found)}",
+        f"{all_ - left} of the queue's {all_} runs are there.{made_with(groups)}",
         HOW_TO_READ,
         summary(groups),
         "![Gains in exact match by task and method, with intervals](paper.svg)",

@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, metavar="DIR", help="the peers' environment")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR")
     parser.add_argument("--repeat", type=at_least(1), default=5)
-    parser.add_argument("--latency-ms", type=at_least(0), default=50)
+    parser.add_argument("--latency-ms", type=float, default=50)
     parser.add_argument("--only", metavar="TEXT", help="the cases with this in their name")
     asked = parser.parse_args()
 

@@ -278,6 +278,75 @@ def test_concurrent_calls_of_unknown_length_never_pass_a_budget(
     assert limit < 200 or budget.spent.tokens > limit - 202
 
 
+def test_a_call_that_fails_tells_as_much_as_one_that_returns() -> None:
+    """Else calls would go one at a time for as long as they fail."""
+    at_once: list[int] = []
+
+    async def failing(request: Request) -> str:
+        running.add(request.sample)
+        at_once.append(len(running))
+        for _ in range(9):
+            await asyncio.sleep(0)
+        running.discard(request.sample)
+        raise errors.IncompleteReplyError("cut off")
+
+    running: set[int] = set()
+    with Budget(tokens=10**6):
+        model = Scripted(failing)
+        gathered(*(call(model, ask(sample=i)) for i in range(8)))
+    assert max(at_once) == 7  # all but the first, which told
+
+
+def test_each_purpose_has_its_length() -> None:
+    async def answer(request: Request) -> Reply:
+        return Reply("x", usage=Usage(1, 1000 if request.purpose == "optimize" else 2, calls=1))
+
+    model = Scripted(answer)
+    with Budget(tokens=2000) as budget:
+        gathered(call(model, ask(purpose="optimize")))
+        results = gathered(*(call(model, ask()) for _ in range(64)))
+    assert all(isinstance(result, Reply) for result in results)
+    assert budget.spent.tokens == 1001 + 64 * 3
+
+
+def test_engines_that_ask_each_other_do_not_wait_for_each_other() -> None:
+    def falling_back_on(others: list[Any]) -> Any:
+        async def complete(request: Request) -> Reply:
+            await asyncio.sleep(0)
+            if request.sample:
+                return Reply("x", usage=Usage(1, 1, calls=1))
+            return await call(others[0], ask(sample=1))
+
+        return Plain(complete)
+
+    of_a: list[Any] = []
+    of_b: list[Any] = []
+    a, b = falling_back_on(of_a), falling_back_on(of_b)
+    of_a.append(b)
+    of_b.append(a)
+    with Budget(tokens=10**6):
+        results = gathered(*(asyncio.wait_for(call(x, ask()), 60) for x in (a, b)))
+    assert [result.text for result in results] == ["x", "x"]
+
+
+def test_an_unreadable_reply_does_not_end_a_budget_in_dollars() -> None:
+    replies: list[Any] = [Usage(1, 1, cost=0.5, calls=1), None, Usage(1, 1, cost=0.25, calls=1)]
+
+    async def answer(request: Request) -> Reply:
+        usage = replies.pop(0)
+        if usage is None:
+            error = errors.IncompleteReplyError("no JSON")
+            error.usage = Usage(calls=1)
+            raise error
+        return Reply("x", usage=usage)
+
+    model = Scripted(answer)
+    with Budget(usd=5) as budget:
+        results = [gathered(call(model, ask()))[0] for _ in range(3)]
+    assert isinstance(results[1], errors.IncompleteReplyError) and isinstance(results[2], Reply)
+    assert budget.spent.cost == 0.5 + 0.5 + 0.25
+
+
 def test_threads_never_pass_a_budget() -> None:
     model = priced()
     with Budget(calls=50) as budget:

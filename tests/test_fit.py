@@ -343,6 +343,18 @@ def test_without_its_checkpoint_a_runs_best_state_is_not_written_over(
     assert (tmp_path / "best.json").read_bytes() == best
 
 
+def test_what_is_said_of_a_damaged_run_can_be_done(tmp_path: Path) -> None:
+    run(Agent(), Scripted(world), steps=2, run_dir=tmp_path)
+    (tmp_path / "checkpoint.json").write_text("{")
+    with pytest.raises(errors.UsageError, match="delete the run directory's JSON files"):
+        run(Agent(), Scripted(world), steps=2, run_dir=tmp_path)
+    for file in tmp_path.glob("*.json"):
+        file.unlink()
+    engine = Scripted(world)
+    assert len(run(Agent(), engine, steps=2, run_dir=tmp_path).metrics) == 2
+    assert engine.calls == []
+
+
 def test_no_steps_leave_everything_as_it_is() -> None:
     engine = Scripted(world)
     history = run(Agent(), engine, steps=0)
@@ -803,6 +815,24 @@ def test_a_passing_failure_among_others_does_not_excuse_a_rewrite() -> None:
     module.instruction.grad = ta.Gradient(["be better"])
     candidate = optimizer.step_with(gate).candidates[0]
     assert candidate.error == "3 samples failed, 0 with the old state" and not candidate.unjudged
+
+
+def test_a_rewrite_that_has_lost_anyway_is_not_excused_by_a_failure() -> None:
+    def answer(request: Request) -> str:
+        if request.purpose == "optimize":
+            return json.dumps({"prompt": "new"})
+        if request.messages[0]["content"] == "old":
+            return "right"
+        if "0?" in str(request):
+            raise errors.ServerError("503")
+        return "wrong"
+
+    module = nn.LLM("old").to(engine := Scripted(answer))
+    val = [Example(f"{i}?", "right") for i in range(3)]
+    gate = FitGate(module, val, nn.ExactMatchLoss(), workers=3, in_full=True)
+    optimizer = optim.SGD(module.parameters(), engine=engine)
+    module.instruction.grad = ta.Gradient(["be better"])
+    assert not optimizer.step_with(gate).candidates[0].unjudged
 
 
 def test_what_no_sample_leads_to_is_told_once() -> None:

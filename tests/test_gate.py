@@ -474,6 +474,34 @@ def name(request: Any) -> str:
     return str(found)
 
 
+def test_where_every_sample_fails_the_failures_decide_together() -> None:
+    def measured(output: str, target: str) -> tuple[float, str]:
+        if x.data == "new":
+            raise errors.ServerError("503") if output == "1" else errors.ContentFilterError("no")
+        return 1.0, "be new"
+
+    x = with_gradient()
+    examples = [Example(question, "") for question in "123"]
+    loss_fn = nn.FunctionLoss(measured)
+    result = optim.SGD([x], engine=proposing("new")).step(
+        lambda: ta.evaluate(Echo(), examples, loss_fn).loss
+    )
+    assert result.candidates[0].error == "3 samples failed, 0 with the old state"
+    assert not result.candidates[0].unjudged
+
+
+def test_what_is_left_of_a_state_is_not_evaluated_again() -> None:
+    params = [with_gradient(f"old {name}", name) for name in "xyz"]
+    texts = writing(x=["same"] * 99, y=["b"] * 99, z=["c"] * 99)
+    check = optim.objection
+    optimizer = optim.SGD(
+        params, engine=texts, check=lambda new, *rest: "no" if new == "same" else check(new, *rest)
+    )
+    steps = [optimizer.step(lambda: 1.0) for _ in range(6)]
+    states = [c.state for step in steps for c in step.candidates if c.state]
+    assert len(states) == len({json.dumps(state) for state in states}) > 1
+
+
 def test_a_step_that_the_gate_cuts_short_was_none() -> None:
     """COPRO's turn does not pass, and the next call draws as this one did."""
     x, y = nn.Parameter("old x", name="x"), nn.Parameter("old y", name="y")

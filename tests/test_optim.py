@@ -334,7 +334,10 @@ def test_what_is_proposed_is_checked_before_anything_is_written(
 @pytest.mark.parametrize("best", [3, -1])
 def test_a_gate_of_ones_own_is_held_to_its_form(best: int) -> None:
     optimizer = Proposes([optim.Candidate({"x": "new"})])
-    for verdict in (None, 0.5, Verdict(1.0, [], None), Verdict(1.0, [0.5], best)):
+    odd: list[Any] = [None, 0.5, Verdict(1.0, [], None), Verdict(1.0, [0.5], best)]
+    odd += [Verdict(1.0, [why], 0) for why in (None, "broken", float("nan"), RuntimeError())]
+    odd += [Verdict(None, [0.5], None), Verdict(1.0, None, None)]  # type: ignore[arg-type]
+    for verdict in odd:
         with pytest.raises(errors.UsageError, match="a gate returns a Verdict of 1 candidates"):
             optimizer.step_with(lambda *_, verdict=verdict: verdict)  # type: ignore[misc]
 

@@ -316,7 +316,11 @@ def test_an_empty_answer_is_a_wrong_one(root: Path, reason: str) -> None:
             return Reply("", reason, reply.usage) if is_asked else reply
 
     claim = load("liar", root, 0, (8, 8, 6)).test[0].question
-    assert run(root, "sgd", Silent())["before"]["failed"] == 1
+    line = run(root, "sgd", Silent(), "silent.sqlite")
+    assert line["before"]["failed"] == 1
+    whole = run(root, "sgd", Model(), "whole.sqlite")
+    paid, all_paid = (each["cost"]["before"]["forward"] for each in (line, whole))
+    assert paid[0] == all_paid[0] - 1  # the node that would have seen it was not called
 
 
 def test_held_out_questions_are_nobody_elses(root: Path) -> None:
@@ -351,13 +355,15 @@ def test_a_line_that_was_cut_off_is_written_over(tmp_path: Path) -> None:
     file = tmp_path / "results" / "x.jsonl"
     one, other = {"key": {"seed": 1}}, {"key": {"seed": 3}, "said": "a lone \ud800, é"}
     lines.append(file, one)
-    whole = json.dumps({"key": {"seed": 2}, "said": "é"}, ensure_ascii=False).encode()
+    whole = json.dumps({"key": {"seed": 2}, "said": "é \\boxed{5}"}, ensure_ascii=False).encode()
     for end in range(1, len(whole)):
         file.write_bytes(file.read_bytes() + whole[:end])
         assert lines.read(file) == [one]
         lines.append(file, other)
         assert lines.read(file) == [one, other]
         file.write_bytes(file.read_bytes().splitlines(keepends=True)[0])
+    aside = (file.parent / "x.jsonl.cut-off").read_bytes()
+    assert aside == b"".join(whole[:end] + b"\n" for end in range(1, len(whole)))
 
 
 def test_a_last_line_needs_no_end(tmp_path: Path) -> None:
@@ -370,7 +376,7 @@ def test_a_last_line_needs_no_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['{"precious": 1}', "a word", "[1", '{"a": 1}\nnotes', "[" * 10**5, '{"key": {"seed": 1,}}'],
+    ['{"precious": 1}', "a word", "[1", '{"a": 1}\nnotes', "[" * 10**5],
 )
 def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path, text: str) -> None:
     file = tmp_path / "x.jsonl"

@@ -162,7 +162,6 @@ EMPTY: list[Any] = [
     {"choices": [{"message": {"content": None}, "finish_reason": "error"}]},
     {"choices": [{"message": {"content": "x"}}], "error": {"message": "overloaded"}},
     {"choices": [{}]},
-    {"choices": [{"message": {"content": " "}}]},
 ]
 
 

@@ -89,7 +89,8 @@ def grad(
 
     Args:
         outputs: one variable or several.
-        inputs: one variable or several.
+        inputs: one variable or several; of several, none may be a result whose graph was freed, as
+            it is no longer known whether another lies behind it.
         gradients: a seed for the output, or a list with one, or `None`, for each of the outputs; a
             loss, or a single number, needs none.
         rule, engine, retain_graph: as for `backward`. Hooks run as there, and the gradients

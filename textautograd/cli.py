@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # who read the output has gone, as `head` does
-            print(f"textautograd: the output cannot be written: {error}", file=sys.stderr)
+            print(f"textautograd: {harmless(str(error))}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as stop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
 import time
@@ -39,10 +40,10 @@ def train(arguments: Namespace) -> None:
     """`textautograd train`."""
     started = time.time()
     out = as_path(arguments.out, "--out")
-    if arguments.cache is not None and (cache := as_path(arguments.cache, "--cache")).resolve() in (
-        (out / name).resolve() for name in ("result.json", "lock", *WRITTEN)
-    ):
-        raise UsageError(f"--cache {cache} is a file of the run itself: give another")
+    if arguments.cache is not None:
+        cache = os.path.realpath(as_path(arguments.cache, "--cache"))
+        if cache in {os.path.realpath(out / name) for name in ("result.json", "lock", *WRITTEN)}:
+            raise UsageError(f"--cache {arguments.cache} is a file of the run itself: give another")
     if 0 in arguments.sizes:
         raise UsageError("train needs at least one example in each of the three --sizes")
     task, model = _task_and_model(arguments)

@@ -125,14 +125,15 @@ def evaluate(
                 try:
                     rows = map_(one, examples)
                 except BudgetExceeded as error:
-                    error.add_note("with cache= what was paid for is not paid for again")
+                    note = "with cache= what was paid for is not paid for again"
+                    if note not in getattr(error, "__notes__", ()):
+                        error.add_note(note)
                     raise
             else:
                 state = module.state_dict()
                 rows = _rows_of(executor, (module, state), examples, loss_fn, bar)
-    evaluation = Evaluation(succeeded(rows), meter.spent)
     tell_gate([row.error or row.loss or 0.0 for row in rows])
-    return evaluation
+    return Evaluation(succeeded(rows), meter.spent)
 
 
 def losses_of(rows: Iterable[Row]) -> list[float]:

@@ -53,6 +53,8 @@ class FitGate:
             self.saved += left
             before, after, failed_before, failed_after = compared(rows_of_old, rows)
             why = more_failed([row.error for row in done if row.error], failed_before)
+            if isinstance(why, TransientError) and _is_too_high(rows_of_old, rows):
+                why = str(why)  # whatever those samples would have brought
             if left and not isinstance(why, TransientError):
                 why = f"could not win after {len(done)} of {len(rows)} samples"
             found = losses_of(done)
@@ -127,8 +129,12 @@ def compared(old: Sequence[Row], new: Sequence[Row | None]) -> tuple[float, floa
 
 def has_lost(old: Sequence[Row], new: Sequence[Row | None]) -> bool:
     """Whether a candidate cannot win whatever its unfinished samples (`None`) bring."""
-    _, after, failed_before, failed_after = compared(old, new)
+    _, _, failed_before, failed_after = compared(old, new)
+    return failed_after > failed_before or _is_too_high(old, new)
+
+
+def _is_too_high(old: Sequence[Row], new: Sequence[Row | None]) -> bool:
+    """Whether the losses of finished samples alone leave nothing to win by."""
+    _, after, failed_before, _ = compared(old, new)
     most = sum(losses_of(old))
-    if failed_after > failed_before or after > most:
-        return True
-    return after == most and failed_before == 0
+    return after > most or (after == most and failed_before == 0)

@@ -48,8 +48,8 @@ _CHECKPOINT = {"state": {str: str}, "optimizer": dict, "metrics": [_METRICS], "s
 class RunDir:
     """Reads and writes the files of one run.
 
-    A directory in which no step was finished yet may become another run's. Who makes one holds
-    the directory (`locked`).
+    A directory that tells of no step yet may become another run's. Who makes one holds the
+    directory (`locked`).
 
     Args:
         settings: what the run is: JSON.
@@ -81,7 +81,7 @@ class RunDir:
                 f"{self.path} holds a best.json of no run that is here: move it, or choose another "
                 "run_dir"
             )
-        elif self._has_steps(settings):
+        elif (path / "best.json").exists() and self._has_steps(settings):
             raise UsageError(
                 f"{self.path} holds a run's best.json and metrics.jsonl, but its checkpoint.json "
                 "is missing: move them to start anew (calls.sqlite keeps what was paid for), or "

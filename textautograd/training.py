@@ -157,6 +157,7 @@ def fit(
         stack.enter_context(bar).update(len(history.metrics))
         gate = FitGate(module, gate_set, loss_fn, _workers(module), optimizer.needs_losses)
         finished = history.state, optimizer.state_dict()
+        unseen = not history.metrics  # no batch yet in which every sample had a tape
         try:
             for step in range(len(history.metrics), steps):
                 optimizer.zero_grad()
@@ -164,8 +165,9 @@ def fit(
                 if optimizer.needs_gradients:
                     batch = _batch(loader, step)
                     learnt = _learn(
-                        module, batch, loss_fn, optimizer, rule, answering, max_failed, not step
+                        module, batch, loss_fn, optimizer, rule, answering, max_failed, unseen
                     )
+                    unseen = unseen and bool(learnt.errors)
                     if learnt.unreached:
                         warnings.warn(_UNREACHED.format(", ".join(learnt.unreached)), stacklevel=2)
                 saved = gate.saved
@@ -215,14 +217,14 @@ def _learn(
     rule: Rule,
     engine: Engine | None,
     max_failed: float,
-    is_first: bool,
+    unseen: bool,
 ) -> _Learnt:
     """Forward and backward on a batch; leaves no gradient where too much of it failed."""
     losses, errors = _forward(module, batch, loss_fn)
     failures: list[Failure] = []
     loss = mean(losses)
     value, lost = loss.item(), len(errors)
-    unreached = [] if errors or not is_first else _unreached(optimizer, losses)
+    unreached = [] if errors or not unseen else _unreached(optimizer, losses)
     if loss.requires_grad and lost / len(batch) <= max_failed:
         tapes = [Walk([(x, Gradient())]) for x in losses]
         failures = backward([(loss, Gradient())], rule=rule, engine=engine, all_may_fail=True)
@@ -278,7 +280,7 @@ def _passed_by(tapes: Sequence[Walk], failures: Sequence[Failure]) -> int:
 
 
 _UNREACHED = (
-    "fit: backward reaches {} from no sample of the first batch: they do not use it, or use what "
+    "fit: backward reaches {} from no sample of a batch: they do not use it, or use what "
     "was read, as by str(x), x.data or an f-string, and is off the tape: pass variables on as they "
     "are, or join them by ta.cat and ta.fill"
 )

@@ -41,17 +41,8 @@ def _value(text: bytes) -> Any:
 
 
 def _is_cut_off(last: bytes) -> bool:
-    """Whether a file's last line is what an interrupted write leaves: an object's beginning. One
-    that ends as a whole one does, and has its mistake before that, is none: somebody wrote it."""
-    if not last.startswith(b"{"):
-        return False
-    try:
-        json.loads(text := last.decode())
-    except json.JSONDecodeError as error:
-        return not text.endswith("}") or error.pos == len(text)
-    except (ValueError, RecursionError):
-        return True
-    return False
+    """Whether a file's last line is what an interrupted write leaves: an object's beginning."""
+    return last.startswith(b"{") and _value(last) is None
 
 
 def check(path: Path, holds: Mapping[str, type] = {"key": dict}) -> None:
@@ -67,7 +58,8 @@ def check(path: Path, holds: Mapping[str, type] = {"key": dict}) -> None:
 
 
 def append(path: Path, line: Line) -> None:
-    """Adds a line, after what an interrupted write may have left."""
+    """Adds a line, in the place of what an interrupted write may have left, which goes to a file
+    beside it: it may be somebody's whole line with a mistake in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         taken(file.fileno(), wait=True)  # another process may be adding one
@@ -75,6 +67,8 @@ def append(path: Path, line: Line) -> None:
         there = file.read()
         last = there[there.rfind(b"\n") + 1 :]
         if _is_cut_off(last):
+            with path.with_name(f"{path.name}.cut-off").open("ab") as aside:
+                aside.write(last + b"\n")
             file.truncate(len(there) - len(last))
         elif last:  # whole, but for its end
             file.write(b"\n")

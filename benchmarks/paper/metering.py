@@ -8,7 +8,7 @@ from pathlib import Path
 
 from textautograd.engines._checks import AT_LIMIT, CUT_OFF
 from textautograd.engines._wrapper import Wrapper
-from textautograd.engines.base import Engine, Reply, Request
+from textautograd.engines.base import Engine, Reply, Request, Usage
 from textautograd.engines.cache import Cached, key_of
 from textautograd.errors import (
     BadRequestError,
@@ -95,15 +95,18 @@ class Metered(Wrapper):
 
     def _instead(self, request: Request, error: EngineError) -> Reply:
         if isinstance(error, IncompleteReplyError) and error.finish_reason not in NO_REPLY:
-            self._count(request)
+            self._count(request, error.usage)
             if request.purpose == "forward" and error.text.strip():
                 return Reply(error.text)
         elif not isinstance(error, BadRequestError):
             self.tally.failed = error
         raise error
 
-    def _count(self, request: Request) -> None:
+    def _count(self, request: Request, usage: Usage | None = None) -> None:
+        """With the tokens that the cache has, or, as it keeps no empty reply, those of `usage`."""
         key = key_of(self.identity, request)
         value = self.store.get(key)
         if value is not None:
             self.tally.add(request.purpose, key, json.loads(value)["tokens"])
+        elif usage is not None:
+            self.tally.add(request.purpose, key, [usage.input_tokens, usage.output_tokens])

@@ -228,10 +228,10 @@ def _is_completion(body: Any) -> bool:
 
 
 def _is_good(body: dict[str, Any]) -> bool:
-    """Whether an answer is worth keeping: an empty one or an error may not come again."""
+    """Whether an answer is worth keeping: without a text, or an error, it may not come again."""
     messages = [choice.get("message") for choice in body["choices"]]
     texts = [m.get("content") for m in messages if isinstance(m, dict)]
-    is_whole = len(texts) == len(messages) and all(isinstance(t, str) and t.strip() for t in texts)
+    is_whole = len(texts) == len(messages) and all(isinstance(text, str) for text in texts)
     return is_whole and not body.get("error")
 
 

@@ -108,7 +108,7 @@ class Provider:
             EngineError: there is no whole reply in it.
         """
         if not isinstance(body, dict):
-            raise self._not_the_protocol("not an object", body)
+            raise self._not_the_protocol("not an object", body, Usage(calls=1))
         usage = read_usage(body.get("usage"), cost)
         if body.get("error"):
             error = self.failed(complaint_inside(self._secrets.redacted_in(body["error"])), request)
@@ -116,14 +116,14 @@ class Provider:
             raise error
         choices = body.get("choices")
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-            raise self._not_the_protocol("without choices", body)
+            raise self._not_the_protocol("without choices", body, usage)
         message = choices[0].get("message")
         if not isinstance(message, dict):
-            raise self._not_the_protocol("without a message", body)
+            raise self._not_the_protocol("without a message", body, usage)
         reason = choices[0].get("finish_reason") or "stop"
         text = _text(message.get("content"))
         if not isinstance(reason, str) or text is None:
-            raise self._not_the_protocol("of the wrong type", body)
+            raise self._not_the_protocol("of the wrong type", body, usage)
         reason = self._secrets.redacted(reason)
         if len(text) > LARGEST_REPLY:
             too_long = IncompleteReplyError(f"the reply has more than {LARGEST_REPLY:,} characters")
@@ -137,10 +137,10 @@ class Provider:
             raise withheld
         return finished(Reply(text, reason, usage), request)
 
-    def _not_the_protocol(self, what: str, body: Any) -> IncompleteReplyError:
+    def _not_the_protocol(self, what: str, body: Any, usage: Usage) -> IncompleteReplyError:
         said = shown(repr(self._secrets.redacted_in(body)))
         error = IncompleteReplyError(f"the server sent a reply {what}: {said}")
-        error.usage = read_usage(body.get("usage") if isinstance(body, dict) else None)
+        error.usage = usage  # it may have been paid for
         return error
 
 

@@ -29,15 +29,17 @@ class Budget:
     A context manager; budgets nest, and each call is charged to all that are active where it is
     written. Without limits it only counts. `BudgetExceeded` is raised before the call that would
     pass it. A call in flight counts as one call and as the tokens that it may use: its input,
-    estimated as a token for four bytes, and its `max_tokens`, or the longest reply so far if it has
-    none. So a call can pass `tokens` by what its input has more than that, as code has, and by how
-    much its reply is longer than all before it. A provider that counts no tokens is held to the
-    estimate. A call counts as the dollars of the dearest call so far, as its own are known
-    afterwards: only one that is dearer than all before it can pass `usd`. A reply without a known
-    price stops a budget in dollars before the next call (`SetupError`). Until one call of an engine
-    has come back, and so told what it costs or how long replies are, its calls go one at a time
-    where that is limited. Replies from a cache, and calls that fail unpaid, cost nothing; an answer
-    that cannot be read counts as a call.
+    estimated as a token for four bytes, and its `max_tokens`, or, without, the engine's longest
+    reply so far to a call of its purpose. So a call can pass `tokens` by what its input has more
+    than that, as code has, and by how much its reply is longer than those before it. A provider
+    that counts no tokens is held to the estimate. A call counts as the dollars of the dearest call
+    so far, as its own are known afterwards: only one that is dearer than all before it can pass
+    `usd`. A whole reply without a known price stops a budget in dollars before the next call
+    (`SetupError`). Until one call of an engine and purpose has come back, and so told what it costs
+    or how long replies are, they go one at a time where that is limited, but for those that a plain
+    function answers: an engine that waits for company before it answers would wait for ever.
+    Replies from a cache, and calls that fail unpaid, cost nothing; an answer that cannot be read
+    counts as a call.
     """
 
     def __init__(
@@ -53,9 +55,8 @@ class Budget:
         self._calls_in_flight = 0
         self._tokens_held = 0
         self._dearest = 0.0
-        self._longest = 0
         self._lock = threading.Lock()
-        self._prices: dict[int, _Price] = {}
+        self._prices: dict[tuple[int, str], _Price] = {}
 
     @property
     def spent(self) -> Usage:
@@ -71,16 +72,16 @@ class Budget:
     def __exit__(self, *_: object) -> None:
         _active.set(tuple(budget for budget in _active.get() if budget is not self))
 
-    def price(self, engine: Engine) -> _Price:
-        """What is known of an engine's price."""
+    def price(self, engine: Engine, purpose: str) -> _Price:
+        """What is known of an engine's calls for a purpose."""
         with self._lock:
-            return self._prices.setdefault(id(engine), _Price(engine, self.usd is not None))
+            key = id(engine), purpose
+            return self._prices.setdefault(key, _Price(engine, self.usd is not None))
 
-    def reserve(self, input_tokens: int, max_tokens: int | None = None) -> int:
-        """Holds one call, or raises; returns the tokens held for it, to be given to `settle`."""
+    def reserve(self, tokens: int) -> None:
+        """Holds one call of at most `tokens` tokens until `settle`, or raises."""
         with self._lock:
             spent = self._spent
-            tokens = input_tokens + (max_tokens or self._longest)
             if self.calls is not None and spent.calls + self._calls_in_flight + 1 > self.calls:
                 raise BudgetExceeded(f"the next call would pass the budget: {self!r}")
             if self.tokens is not None and spent.tokens + self._tokens_held + tokens > self.tokens:
@@ -104,21 +105,23 @@ class Budget:
                     )
             self._calls_in_flight += 1
             self._tokens_held += tokens
-            return tokens
 
-    def settle(self, tokens: int, usage: Usage | None, estimated: int = 0, reply: int = 0) -> None:
-        """Gives back what was held and charges what was used; `None` for a call that failed.
+    def settle(
+        self, tokens: int, usage: Usage | None, estimated: int = 0, failed: bool = False
+    ) -> None:
+        """Gives back what was held and charges what was used; `None` for nothing.
 
-        `estimated` tokens stay held: those of a provider that does not count. `reply`: how many the
-        reply has.
+        `estimated` tokens stay held: those of a provider that does not count. What `failed` and has
+        no known price is charged as the dearest call so far.
         """
         with self._lock:
             self._calls_in_flight -= 1
             self._tokens_held += estimated - tokens
             if usage is not None:
+                if failed and usage.cost is None and self.usd is not None:
+                    usage = replace(usage, cost=self._dearest)
                 self._spent += usage
                 self._dearest = max(self._dearest, usage.cost or 0.0)
-                self._longest = max(self._longest, reply)
 
     def charge(self, usage: Usage) -> None:
         """Counts what was used elsewhere."""
@@ -153,26 +156,34 @@ class Metered(Wrapper):
     metered = True
 
     def complete(self, request: Request) -> Coroutine[Any, Any, Reply]:
-        prices = [
-            budget.price(self.inner)
+        prices = self._prices(request)
+        # in one order for all, so that no two wait for one another
+        return self._in_turn(request, sorted(prices, key=id)) if prices else self._charged(request)
+
+    def _prices(self, request: Request) -> list[_Price]:
+        """Of the budgets that limit what is known only once a call has come back."""
+        return [
+            budget.price(self.inner, request.purpose)
             for budget in _active.get()
             if budget.usd is not None or (budget.tokens is not None and not request.max_tokens)
         ]
-        # in one order for all, so that no two wait for one another
-        return self._in_turn(request, sorted(prices, key=id)) if prices else self._charged(request)
 
     async def _in_turn(self, request: Request, prices: list[_Price]) -> Reply:
         """One call at a time, until what it takes is known to all."""
         for i, price in enumerate(prices):
             async with price.turn():
                 if not price.is_known:
-                    reply = await self._in_turn(request, prices[i + 1 :])
+                    try:
+                        reply = await self._in_turn(request, prices[i + 1 :])
+                    except EngineError:
+                        price.is_known = not price.in_dollars  # as much as it ever will be
+                        raise
                     price.is_known = reply.usage.cost is not None or not price.in_dollars
                     return reply
         return await self._charged(request)
 
     async def _charged(self, request: Request) -> Reply:
-        held = _Hold(request)
+        held = _Hold(request, self.inner)
         try:
             answer: Any = self.inner.complete(request)
             if not hasattr(answer, "__await__"):
@@ -188,7 +199,7 @@ class Metered(Wrapper):
         answer = getattr(self.inner, "answer_now", None)
         if answer is None:
             return None
-        held = _Hold(request)
+        held = _Hold(request, self.inner)
         try:
             reply: Reply | None = answer(request)
             if reply is not None:
@@ -206,14 +217,16 @@ class _Price:
     def __init__(self, engine: Engine, in_dollars: bool) -> None:
         self.engine = engine  # held, so that its `id` stays its own
         self.in_dollars = in_dollars
+        self.longest = 0  # tokens of a reply
         self.is_known = False
         self._turns = PerLoop(_lock)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Waits until no other call is finding out; at once for a call made within that one."""
+        """Waits until no other call is finding out; not for a call made within one that does, as
+        the other may be waiting for that."""
         within = _finding_out.get()
-        if self.is_known or self in within:
+        if self.is_known or within:
             yield
             return
         async with self._turns.here():
@@ -238,17 +251,19 @@ def metered(engine: Engine) -> Engine:
 class _Hold:
     """One call's reservation in every active budget."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, engine: Engine) -> None:
         check_cancelled()
-        self.held: list[tuple[Budget, int]] = []
+        self.held: list[tuple[Budget, _Price, int]] = []
         active = _active.get()
         if not active:
             return
         self.input_tokens = _tokens("".join(str(m["content"]) for m in request.messages))
         try:
             for budget in active:
-                tokens = budget.reserve(self.input_tokens, request.max_tokens)
-                self.held.append((budget, tokens))
+                price = budget.price(engine, request.purpose)
+                tokens = self.input_tokens + (request.max_tokens or price.longest)
+                budget.reserve(tokens)
+                self.held.append((budget, price, tokens))
         except BaseException:
             self._settle(None)
             raise
@@ -269,9 +284,9 @@ class _Hold:
             usage = None
             raise
         finally:
-            self._settle(usage)
+            self._settle(usage, failed=True)
 
-    def _settle(self, usage: Usage | None, text: str = "") -> None:
+    def _settle(self, usage: Usage | None, text: str = "", failed: bool = False) -> None:
         if not self.held:
             return
         estimated = reply = 0
@@ -280,8 +295,9 @@ class _Hold:
             reply = usage.output_tokens or _tokens(text)
             if not usage.tokens:
                 estimated = self.input_tokens + reply
-        for budget, tokens in self.held:
-            budget.settle(tokens, usage, estimated, reply)
+        for budget, price, tokens in self.held:
+            price.longest = max(price.longest, reply)
+            budget.settle(tokens, usage, estimated, failed)
 
 
 def _tokens(text: str) -> int:

@@ -125,10 +125,12 @@ class HTTP(Provider):
                 async for chunk in response.content.iter_any():
                     body += chunk
                     if len(body) > LARGEST_REPLY:
-                        return IncompleteReplyError(
+                        error = IncompleteReplyError(
                             f"{host} sent more than {LARGEST_REPLY:,} bytes",
                             status=response.status,
                         )
+                        error.usage = Usage(calls=1) if response.status == 200 else None
+                        return error
                 return response.status, response.headers, bytes(body)
         except TimeoutError:
             return TimeoutExpired(f"{host} sent no reply within {self.timeout} s: raise timeout=")

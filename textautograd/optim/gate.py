@@ -29,6 +29,23 @@ class Verdict:
     best: int | None
 
 
+def is_verdict(found: Any, count: int) -> bool:
+    """Whether it is a verdict about so many candidates; the best has a loss."""
+
+    def is_loss(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+    if not isinstance(found, Verdict) or not is_loss(found.before):
+        return False
+    losses = found.losses
+    if not isinstance(losses, list) or len(losses) != count:
+        return False
+    if not all(is_loss(loss) or isinstance(loss, str | TransientError) for loss in losses):
+        return False
+    best = found.best
+    return best is None or (type(best) is int and 0 <= best < count and is_loss(losses[best]))
+
+
 IS_ASYNC = "the closure is async, and is called as a plain function: write it with `def`"
 
 Gate = Callable[[State, Sequence[State]], Verdict]
@@ -50,7 +67,7 @@ def closure_gate(closure: Callable[[], float]) -> Gate:
         told: list[list[Told]] = [[] for _ in states]
         gains: dict[int, tuple[float, float]] = {}
 
-        def work(index: int) -> float | str | TransientError:
+        def work(index: int) -> float | EngineError | ReplyError:
             _told.set(told[index])
             try:
                 with no_grad(), overridden(states[index]):
@@ -58,14 +75,14 @@ def closure_gate(closure: Callable[[], float]) -> Gate:
             except (EngineError, ReplyError) as error:
                 if index == 0 or isinstance(error, RunError):
                     raise
-                return error if isinstance(error, TransientError) else described(error)
+                return error
 
         results: list[Any] = map_(work, range(len(states)), max_workers=len(states))
         for i, result in enumerate(results):
-            if not isinstance(result, float):
-                continue
             if why := more_failed(failures(told[i]), len(failures(told[0]))):
                 results[i] = why
+            elif isinstance(result, Exception):
+                results[i] = result if isinstance(result, TransientError) else described(result)
             else:
                 was, now = results[0], result
                 if _which(told[0]) != _which(told[i]):

@@ -17,7 +17,15 @@ from textautograd.checking import misfit, whole
 from textautograd.engines import as_engine, default_engine
 from textautograd.engines.base import Engine
 from textautograd.errors import StateError, TransientError, UsageError
-from textautograd.optim.gate import IS_ASYNC, Gate, State, Verdict, closure_gate, described
+from textautograd.optim.gate import (
+    IS_ASYNC,
+    Gate,
+    State,
+    Verdict,
+    closure_gate,
+    described,
+    is_verdict,
+)
 from textautograd.rules import Rule, semantic
 from textautograd.variable import TextVariable
 
@@ -281,21 +289,18 @@ class Optimizer:
     def _decide(self, gate: Gate, usable: Sequence[Candidate]) -> Verdict:
         old: State = {param: param.detach() for param in self.params}
         by_name = dict(zip(self.names, self.params, strict=True))
-        verdict: Any = gate(
+        found: Any = gate(
             old,
             [
                 {**old, **{by_name[n]: TextVariable(t, name=n) for n, t in c.state.items()}}
                 for c in usable
             ],
         )
-        if not (
-            isinstance(verdict, Verdict)
-            and len(verdict.losses) == len(usable)
-            and verdict.best in (None, *range(len(usable)))
-        ):
+        if not is_verdict(found, len(usable)):
             raise UsageError(
-                f"a gate returns a Verdict of {len(usable)} candidates, not {verdict!r:.200}"
+                f"a gate returns a Verdict of {len(usable)} candidates, not {found!r:.200}"
             )
+        verdict: Verdict = found
         for candidate, loss in zip(usable, verdict.losses, strict=True):
             if isinstance(loss, TransientError):
                 candidate.error, candidate.unjudged = described(loss), True

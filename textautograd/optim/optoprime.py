@@ -39,10 +39,10 @@ class OptoPrime(Rewriting):
     records of the calls it came through to the parameters. One call per candidate then sees all of
     it (calls, values, parameters, feedback; of all samples with feedback, what they share once) and
     replies with its reasoning and a text, or "no change", for each parameter. The parameters of a
-    reply are changed together or not at all; rejected texts are shown as tried, and a reply that
-    suggests nothing else is refused. A loss of 0 gives no feedback, so samples that are right are
-    not shown; some of the source's examples show them, as correct. Method after trace-opt 0.1.3.8,
-    `opto/optimizers/optoprime.py`.
+    reply are changed together or not at all; rejected texts are shown as tried, and a reply of such
+    as were rejected together is refused. A loss of 0 gives no feedback, so samples that are right
+    are not shown; some of the source's examples show them, as correct. Method after trace-opt
+    0.1.3.8, `opto/optimizers/optoprime.py`.
 
     Args:
         params, engine, candidates, seed, temperature, check: as of `SGD`.
@@ -159,9 +159,10 @@ class OptoPrime(Rewriting):
                 if why := objected_to(name, new, []):
                     return f"{name}: {why}"
             for state in self._rejected:  # one that failed in other company may do well in this
-                again = [objected_to(name, new, [state[name]]) for name in new if name in state]
-                if state.keys() == new.keys() and all(again):
-                    return again[0]
+                if state.keys() == new.keys():
+                    again = [objected_to(name, new, [state[name]]) for name in new]
+                    if all(again):
+                        return again[0]
             return None
 
         def objected_to(name: str, new: Mapping[str, str], tried: Sequence[str]) -> str | None:

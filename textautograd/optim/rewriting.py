@@ -15,7 +15,7 @@ from textautograd.engines.base import Engine, Message, Request
 from textautograd.errors import EngineError, ReplyError, RunError, UsageError
 from textautograd.gradient import Feedback, Gradient
 from textautograd.identity import identity
-from textautograd.optim.check import Check, is_long, objection
+from textautograd.optim.check import IN_VAIN, Check, is_long, objection
 from textautograd.optim.optimizer import Candidate, Optimizer
 from textautograd.prompts.form import Form, fill_in
 from textautograd.prompts.summarise import check_fits, fitted
@@ -115,11 +115,16 @@ class Rewriting(Optimizer):
         live = self.live()
         for name, param in live:  # before any of them is paid for
             check_fits(engine, form, partial(bare, name, param))
-        return await self.drawn(
+        candidates = await self.drawn(
             (i, [name], rewrite(engine, name, param, i))
             for i in range(self.candidates)
             for name, param in live
         )
+        for candidate in candidates:  # what is left of one may have been tried as a whole
+            if candidate.problems and candidate.state in self._rejected:
+                candidate.problems |= dict.fromkeys(candidate.state, IN_VAIN)
+                candidate.state = {}
+        return candidates
 
     async def drawn(
         self, draws: Iterable[tuple[int, Sequence[str], Coroutine[Any, Any, Drawn]]]
