@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from textautograd.checking import is_seen, quantity
+from textautograd.checking import quantity
 from textautograd.engines.base import Reply, Request, Usage
 from textautograd.errors import ContentFilterError, IncompleteReplyError, UsageError
 
@@ -90,7 +90,7 @@ def finished(reply: Reply, request: Request) -> Reply:
             text=reply.text,
             finish_reason=reason,
         )
-    elif reason in CUT_OFF or not is_seen(reply.text):
+    elif reason in CUT_OFF or not reply.text or reply.text.isspace():
         what = "was cut off" if reason in CUT_OFF else "has no text"
         error = IncompleteReplyError(
             f"the reply {what} (finish_reason {reason!r})", text=reply.text, finish_reason=reason
