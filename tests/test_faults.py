@@ -179,7 +179,9 @@ def is_worth_a_retry(name: str) -> bool:
 
 def is_paid(step: Step) -> bool:
     """Or may have been: an answer that cannot be read."""
-    return step.get("status", 200) == 200 and "cut" not in step and "error" not in str(step)
+    body = step.get("json", {})
+    is_read = step.get("status", 200) == 200 and "cut" not in step and "error" not in body
+    return "usage" in body or is_read
 
 
 QUICK = [name for name in TABLE if name not in ("hangs", "slow", "more than anyone reads")]
