@@ -329,6 +329,29 @@ def test_engines_that_ask_each_other_do_not_wait_for_each_other() -> None:
     assert [result.text for result in results] == ["x", "x"]
 
 
+def test_the_first_calls_of_budgets_within_budgets_go_one_at_a_time() -> None:
+    running, at_once = 0, []
+
+    async def slow(request: Request) -> Reply:
+        nonlocal running
+        running += 1
+        at_once.append(running)
+        for _ in range(9):
+            await asyncio.sleep(0)
+        running -= 1
+        return Reply("x", usage=Usage(1, 1, calls=1))
+
+    async def inside(model: Any) -> None:
+        with Budget(tokens=10**6):
+            await call(model, ask())
+
+    for _ in range(16):  # they are taken in the order of their addresses
+        model = Scripted(slow)
+        with Budget(tokens=10**6):
+            gathered(inside(model), call(model, ask()))
+    assert set(at_once) == {1}
+
+
 def test_an_unreadable_reply_does_not_end_a_budget_in_dollars() -> None:
     replies: list[Any] = [Usage(1, 1, cost=0.5, calls=1), None, Usage(1, 1, cost=0.25, calls=1)]
 

@@ -798,6 +798,16 @@ def test_a_passing_failure_in_the_gate_says_nothing_about_the_rewrite() -> None:
     assert optimizer.step_with(gate).accepted
 
 
+def judged(answer: Any) -> optim.StepResult:
+    """A step in which fit's gate evaluates all of three samples, at once."""
+    module = nn.LLM("old").to(engine := Scripted(answer))
+    val = [Example(f"{i}?", "right") for i in range(3)]
+    gate = FitGate(module, val, nn.ExactMatchLoss(), workers=3, in_full=True)
+    optimizer = optim.SGD(module.parameters(), engine=engine)
+    module.instruction.grad = ta.Gradient(["be better"])
+    return optimizer.step_with(gate)
+
+
 def test_a_passing_failure_among_others_does_not_excuse_a_rewrite() -> None:
     def answer(request: Request) -> str:
         if request.purpose == "optimize":
@@ -808,12 +818,7 @@ def test_a_passing_failure_among_others_does_not_excuse_a_rewrite() -> None:
             )
         return "wrong"
 
-    module = nn.LLM("old").to(engine := Scripted(answer))
-    val = [Example(f"{i}?", "right") for i in range(3)]
-    gate = FitGate(module, val, nn.ExactMatchLoss(), workers=3, in_full=True)
-    optimizer = optim.SGD(module.parameters(), engine=engine)
-    module.instruction.grad = ta.Gradient(["be better"])
-    candidate = optimizer.step_with(gate).candidates[0]
+    candidate = judged(answer).candidates[0]
     assert candidate.error == "3 samples failed, 0 with the old state" and not candidate.unjudged
 
 
@@ -827,12 +832,7 @@ def test_a_rewrite_that_has_lost_anyway_is_not_excused_by_a_failure() -> None:
             raise errors.ServerError("503")
         return "wrong"
 
-    module = nn.LLM("old").to(engine := Scripted(answer))
-    val = [Example(f"{i}?", "right") for i in range(3)]
-    gate = FitGate(module, val, nn.ExactMatchLoss(), workers=3, in_full=True)
-    optimizer = optim.SGD(module.parameters(), engine=engine)
-    module.instruction.grad = ta.Gradient(["be better"])
-    assert not optimizer.step_with(gate).candidates[0].unjudged
+    assert not judged(answer).candidates[0].unjudged
 
 
 def test_what_no_sample_leads_to_is_told_once() -> None:

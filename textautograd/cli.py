@@ -78,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if resume and isinstance(error, EngineError) and paid.spent.calls:
             print(f"what was paid for is kept{resume}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    except OSError as error:
-        if not isinstance(error, BrokenPipeError):  # who read the output has gone, as `head` does
+    except OSError as error:  # of a broken pipe who reads the output, as `head` does, knows
+        if not isinstance(error, BrokenPipeError):
             print(f"textautograd: {harmless(str(error))}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -17,8 +17,13 @@ from textautograd.errors import (
     IncompleteReplyError,
 )
 
-NO_REPLY = CUT_OFF - AT_LIMIT | {None}
+_NO_REPLY = CUT_OFF - AT_LIMIT | {None}
 """How an incomplete reply ends that is the server's failure and not the model's: a proxy's page."""
+
+
+def is_models(error: Exception) -> bool:
+    """Whether it is the model's own incomplete reply."""
+    return isinstance(error, IncompleteReplyError) and error.finish_reason not in _NO_REPLY
 
 
 @dataclass
@@ -94,7 +99,7 @@ class Metered(Wrapper):
         return reply
 
     def _instead(self, request: Request, error: EngineError) -> Reply:
-        if isinstance(error, IncompleteReplyError) and error.finish_reason not in NO_REPLY:
+        if is_models(error):
             self._count(request, error.usage)
             if request.purpose == "forward" and error.text.strip():
                 return Reply(error.text)

@@ -15,14 +15,14 @@ from typing import Any
 import textautograd as ta
 from benchmarks.paper.graphs import Graph
 from benchmarks.paper.lines import Line
-from benchmarks.paper.metering import NO_REPLY, Metered, Tally
+from benchmarks.paper.metering import Metered, Tally, is_models
 from benchmarks.paper.methods import METHODS, Method
 from benchmarks.paper.questions import BINARY, Questions, load, with_wrong_answers
 from benchmarks.paper.settings import Setting
 from textautograd import nn, optim
 from textautograd.data import Example
 from textautograd.engines.base import Engine
-from textautograd.errors import BadRequestError, IncompleteReplyError, UsageError
+from textautograd.errors import BadRequestError, UsageError
 
 MakeEngine = Callable[[str, int], Engine]
 """(model, tokens of a reply where a request sets no limit) → engine."""
@@ -121,11 +121,9 @@ def answers(agent: Graph, questions: Questions) -> list[str | None]:
     loss_fn = nn.ExactMatchLoss(questions.extract)
     rows = ta.evaluate(agent, questions.test, loss_fn, progress=True).rows
     for row in rows:
-        is_answer = (
-            isinstance(row.error, IncompleteReplyError) and row.error.finish_reason not in NO_REPLY
-        )
-        if row.error is not None and not (is_answer or isinstance(row.error, BadRequestError)):
-            raise row.error
+        error = row.error
+        if not (error is None or is_models(error) or isinstance(error, BadRequestError)):
+            raise error
     return [row.output for row in rows]
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from asyncio import Lock
     from collections.abc import AsyncIterator, Coroutine
 
-_finding_out: ContextVar[tuple[_Price, ...]] = ContextVar("finding_out", default=())
+_finding_out: ContextVar[bool] = ContextVar("finding_out", default=False)
 _active: ContextVar[tuple[Budget, ...]] = ContextVar("budgets", default=())
 
 
@@ -76,7 +76,9 @@ class Budget:
         """What is known of an engine's calls for a purpose."""
         with self._lock:
             key = id(engine), purpose
-            return self._prices.setdefault(key, _Price(engine, self.usd is not None))
+            if key not in self._prices:
+                self._prices[key] = _Price(engine, self.usd is not None)
+            return self._prices[key]
 
     def reserve(self, tokens: int) -> None:
         """Holds one call of at most `tokens` tokens until `settle`, or raises."""
@@ -156,7 +158,8 @@ class Metered(Wrapper):
     metered = True
 
     def complete(self, request: Request) -> Coroutine[Any, Any, Reply]:
-        prices = self._prices(request)
+        # one made within a call that is finding out waits for none, which may be waiting for it
+        prices = [] if _finding_out.get() else self._prices(request)
         # in one order for all, so that no two wait for one another
         return self._in_turn(request, sorted(prices, key=id)) if prices else self._charged(request)
 
@@ -223,14 +226,12 @@ class _Price:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Waits until no other call is finding out; not for a call made within one that does, as
-        the other may be waiting for that."""
-        within = _finding_out.get()
-        if self.is_known or within:
+        """Waits until no other call is finding out."""
+        if self.is_known:
             yield
             return
         async with self._turns.here():
-            token = _finding_out.set((*within, self))
+            token = _finding_out.set(True)
             try:
                 yield
             finally:
