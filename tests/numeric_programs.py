@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+LARGEST = 5  # what is larger is scaled, and not used itself
 SHAPES = [(), (3,), (2, 3), (2, 1), (1, 3), (2, 2, 3), (1,), (0,), (2, 0)]
 
 # What an instruction runs: `m` is numpy, autograd.numpy or textautograd.numeric.
@@ -112,13 +113,17 @@ class Builder:
         self.values.append(np.asarray(OPERATIONS[name](Numpy(np), *known, **options)))
         largest = np.max(np.abs(self.values[-1]), initial=0)
         slot = Slot(len(self.values) - 1)
-        return self.emit("multiply", slot, 4 / float(largest)) if largest > 5 else slot
+        return self.emit("multiply", slot, 4 / float(largest)) if largest > LARGEST else slot
 
     def one_of(self, choices: Any) -> Any:
         return self.draw(st.sampled_from(list(choices)))
 
     def pick(self, fits: Callable[[Any], bool] = lambda value: True) -> int | None:
-        slots = [Slot(i) for i, value in enumerate(self.values) if fits(value)]
+        slots = [
+            Slot(i)
+            for i, value in enumerate(self.values)
+            if fits(value) and np.max(np.abs(value), initial=0) <= LARGEST  # else it was scaled
+        ]
         slots = [i for i in slots if self.live[i] or not self.only_live]
         return self.one_of(slots) if slots else None
 
