@@ -404,12 +404,41 @@ MUTATIONS = [
         "",
         "engines_cache::test_what_a_reply_depends_on_is_in_the_key",
     ),
+    # budgets
+    Mutation(
+        "what is not known yet is not held",
+        "engines/budget.py",
+        "        share = Share(tokens, dollars, more_tokens, more_dollars)\n",
+        "        share = Share(tokens, dollars)\n",
+        "budget",
+    ),
+    Mutation(
+        "a call that has no room beside others is refused",
+        "engines/budget.py",
+        "        if any(not one.waiting_within for",
+        "        if not any(not one.waiting_within for",
+        "budget",
+    ),
+    Mutation(
+        "a reply is as dear as any engine's",
+        "engines/budget.py",
+        "        key = id(call.engine), call.purpose\n",
+        "        key = 0, call.purpose\n",
+        "budget",
+    ),
+    Mutation(
+        "a gate compares other samples than failed in neither state",
+        "optim/gate.py",
+        "for sample, found in told if sample not in failed]",
+        "for sample, found in told]",
+        "gate",
+    ),
     # what ends
     Mutation(
         "calls are sent for what has ended",
-        "engines/budget.py",
-        "        check_cancelled()\n",
-        "",
+        "cancelling.py",
+        "        scope.check()\n",
+        "        pass\n",
         "dispatch::test_a_backward_pass_that_was_given_up_sends_nothing_more map",
     ),
     Mutation(

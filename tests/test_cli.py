@@ -387,8 +387,7 @@ def test_a_budget_that_the_first_measurement_fits_into_leaves_a_result(
 
 def test_training_leaves_of_the_budget_what_the_last_measurement_will_cost() -> None:
     budget, cost = Budget(calls=100, tokens=1000, usd=1.0), Usage(100, 60, cost=0.25, calls=16)
-    budget.reserve(0)
-    budget.settle(0, cost)
+    budget.charge(cost)
     rest = commands._rest(budget, cost)
     assert (rest.calls, rest.tokens, rest.usd) == (68, 680, 0.5)
     nothing = commands._rest(Budget(calls=10), cost)

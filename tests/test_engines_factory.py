@@ -41,7 +41,7 @@ def layers(model: Any) -> list[str]:
 def test_the_stack(tmp_path: Path) -> None:
     plain = engine("tiny", api_base=SERVER)
     kept = engine("openai/gpt-4o-mini", cache=tmp_path / "calls.sqlite")
-    assert layers(plain) == ["Named", "Coalesced", "Retrying", "Limited", "Metered", "HTTP"]
+    assert layers(plain) == ["Named", "Coalesced", "Retrying", "Metered", "Limited", "HTTP"]
     assert layers(kept)[:2] == ["Named", "Cached"] and layers(kept)[-1] == "LiteLLM"
 
 

@@ -350,6 +350,11 @@ def test_what_is_said_of_a_damaged_run_can_be_done(tmp_path: Path) -> None:
         run(Agent(), Scripted(world), steps=2, run_dir=tmp_path)
     for file in tmp_path.glob("*.json"):
         file.unlink()
+    (kept := tmp_path / "calls.sqlite").rename(tmp_path / "aside")
+    assert run(
+        Agent(), Scripted(world), steps=2, run_dir=tmp_path, budget=ta.Budget(calls=1)
+    ).stopped
+    (tmp_path / "aside").rename(kept)  # cut short in its first step, it goes on
     engine = Scripted(world)
     assert len(run(Agent(), engine, steps=2, run_dir=tmp_path).metrics) == 2
     assert engine.calls == []

@@ -474,6 +474,31 @@ def name(request: Any) -> str:
     return str(found)
 
 
+@pytest.mark.parametrize("worse", [0.5, 5.0])
+def test_evaluations_of_a_closure_may_end_in_any_order(worse: float) -> None:
+    """With one sample that fails in both states, what is left is compared sample by sample."""
+    x, ended = with_gradient(), {state: threading.Event() for state in ("old", "new")}
+    losses = {"old": {"a": 0.0, "b": 1.0}, "new": {"a": 0.0, "b": worse}}
+
+    def measured(output: str, target: str) -> tuple[float, str]:
+        if output == "bad":
+            raise errors.ContentFilterError("no")
+        return losses[x.data][output], "be new"
+
+    def evaluated(questions: str) -> float:
+        if is_second := (x.data == "old") == (questions == "b"):
+            ended[x.data].wait(60)
+        examples = [Example(question, "") for question in questions.split()]
+        loss = ta.evaluate(Echo(), examples, nn.FunctionLoss(measured)).loss
+        if not is_second:
+            ended[x.data].set()
+        return loss
+
+    closure = lambda: sum(ta.map(evaluated, ["bad a", "b"]))  # noqa: E731
+    result = optim.SGD([x], engine=proposing("new")).step(closure)
+    assert result.accepted == (worse < 1)
+
+
 def test_where_every_sample_fails_the_failures_decide_together() -> None:
     def measured(output: str, target: str) -> tuple[float, str]:
         if x.data == "new":

@@ -366,6 +366,14 @@ def test_a_line_that_was_cut_off_is_written_over(tmp_path: Path) -> None:
     assert aside == b"".join(whole[:end] + b"\n" for end in range(1, len(whole)))
 
 
+def test_where_it_goes_is_found_out_before_a_run(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_text('{"key": ')
+    (tmp_path / "x.jsonl.cut-off").mkdir()
+    with pytest.raises(OSError, match="cut-off"):
+        lines.check(file)
+
+
 def test_a_last_line_needs_no_end(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
     file.write_text('{"key": {"seed": 1}}\n{"key": {"seed": 2}}')

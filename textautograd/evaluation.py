@@ -132,7 +132,7 @@ def evaluate(
             else:
                 state = module.state_dict()
                 rows = _rows_of(executor, (module, state), examples, loss_fn, bar)
-    tell_gate([row.error or row.loss or 0.0 for row in rows])
+    tell_gate([(row.example, row.error or row.loss or 0.0) for row in rows])
     return Evaluation(succeeded(rows), meter.spent)
 
 

@@ -89,6 +89,8 @@ class RunDir:
             )
         self._write("run.json", settings)  # also where nothing changed: can it be written to?
         if self.left is None:
+            for name in ("metrics.jsonl", "states.jsonl"):  # of a run that begins anew here
+                (path / name).unlink(missing_ok=True)
             self._write("best.json", state)
 
     def _has_steps(self, settings: dict[str, Any]) -> bool:

@@ -53,8 +53,15 @@ def check(path: Path, holds: Mapping[str, type] = {"key": dict}) -> None:
     """
     read(path, holds)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab"):
-        pass
+    with path.open("ab+") as file:
+        file.seek(0)
+        if _is_cut_off(file.read().rpartition(b"\n")[2]):
+            _aside(path).open("ab").close()
+
+
+def _aside(path: Path) -> Path:
+    """Where a last line that was cut off goes."""
+    return path.with_name(f"{path.name}.cut-off")
 
 
 def append(path: Path, line: Line) -> None:
@@ -67,7 +74,7 @@ def append(path: Path, line: Line) -> None:
         there = file.read()
         last = there[there.rfind(b"\n") + 1 :]
         if _is_cut_off(last):
-            with path.with_name(f"{path.name}.cut-off").open("ab") as aside:
+            with _aside(path).open("ab") as aside:
                 aside.write(last + b"\n")
             file.truncate(len(there) - len(last))
         elif last:  # whole, but for its end

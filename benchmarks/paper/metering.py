@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 from textautograd.engines._checks import AT_LIMIT, CUT_OFF
 from textautograd.engines._wrapper import Wrapper
@@ -39,14 +40,16 @@ class Tally:
     found: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
     failed: EngineError | None = None
+    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def add(self, purpose: str, key: str, tokens: list[int]) -> None:
         """One call, if it is the first of its kind."""
-        if key not in self.seen:
-            self.seen.add(key)
-            counts = self.found.setdefault(self.stage, {}).setdefault(purpose, [0, 0, 0])
-            for i, more in enumerate([1, *tokens]):
-                counts[i] += more
+        with self._lock:  # replies from a cache come in threads
+            if key not in self.seen:
+                self.seen.add(key)
+                counts = self.found.setdefault(self.stage, {}).setdefault(purpose, [0, 0, 0])
+                for i, more in enumerate([1, *tokens]):
+                    counts[i] += more
 
     def tokens(self, stage: str) -> int:
         """Input and output tokens of a stage."""

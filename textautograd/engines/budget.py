@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import asynccontextmanager
+import os
 from contextvars import ContextVar
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from textautograd.cancelling import check_cancelled
-from textautograd.engines._checks import a_reply, a_usage
-from textautograd.engines._per_loop import PerLoop
+from textautograd.engines._checks import a_reply
+from textautograd.engines._hold import Hold, Known, Share, locked
 from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request, Usage
-from textautograd.errors import BudgetExceeded, EngineError, SetupError, UsageError
+from textautograd.errors import BudgetExceeded, SetupError, UsageError
 
-if TYPE_CHECKING:
-    from asyncio import Lock
-    from collections.abc import AsyncIterator, Coroutine
-
-_finding_out: ContextVar[bool] = ContextVar("finding_out", default=False)
 _active: ContextVar[tuple[Budget, ...]] = ContextVar("budgets", default=())
+ROUNDING = 1e-9  # of a sum of prices
 
 
 class Budget:
@@ -28,18 +21,17 @@ class Budget:
 
     A context manager; budgets nest, and each call is charged to all that are active where it is
     written. Without limits it only counts. `BudgetExceeded` is raised before the call that would
-    pass it. A call in flight counts as one call and as the tokens that it may use: its input,
-    estimated as a token for four bytes, and its `max_tokens`, or, without, the engine's longest
-    reply so far to a call of its purpose. So a call can pass `tokens` by what its input has more
-    than that, as code has, and by how much its reply is longer than those before it. A provider
-    that counts no tokens is held to the estimate. A call counts as the dollars of the dearest call
-    so far, as its own are known afterwards: only one that is dearer than all before it can pass
-    `usd`. A whole reply without a known price stops a budget in dollars before the next call
-    (`SetupError`). Until one call of an engine and purpose has come back, and so told what it costs
-    or how long replies are, they go one at a time where that is limited, but for those that a plain
-    function answers: an engine that waits for company before it answers would wait for ever.
-    Replies from a cache, and calls that fail unpaid, cost nothing; an answer that cannot be read
-    counts as a call.
+    pass it. A call in flight holds one call and what it may use, and a call for which there is no
+    room beside those in flight waits until they have come back. Tokens: those of its input,
+    estimated as one for four bytes, and its `max_tokens`, or, without, the longest reply so far of
+    its engine to its purpose. Dollars: as much as the dearest call so far of its engine for its
+    purpose. Where nothing is known yet, all that is left: so until one has come back, the calls of
+    an engine go one at a time (twice as many after each that timed out), and an engine that waits
+    for company before it answers waits for ever. So only a call can pass a budget whose input has
+    more tokens than that, as code has, or whose reply is longer or dearer than all before it. A
+    provider that counts no tokens is held to the estimate; a whole reply without a price stops a
+    budget in dollars before the next call (`SetupError`). Replies from a cache, and calls that fail
+    unpaid, cost nothing; an answer that cannot be read counts as a call, as dear as the dearest.
     """
 
     def __init__(
@@ -52,11 +44,12 @@ class Budget:
         self.tokens = tokens
         self.usd = usd
         self._spent = Usage()
-        self._calls_in_flight = 0
-        self._tokens_held = 0
-        self._dearest = 0.0
-        self._lock = threading.Lock()
-        self._prices: dict[tuple[int, str], _Price] = {}
+        self._uncounted = 0  # tokens, estimated, of a provider that does not count
+        self._shares: dict[Hold, Share] = {}
+        self._held: list[float] = [0, 0.0, 0, 0.0]  # their sum
+        self._outer: dict[Hold, None] = {}  # those that wait, in turn
+        self._inner: dict[Hold, None] = {}  # and those made within others
+        self._known: dict[tuple[int, str], Known] = {}
 
     @property
     def spent(self) -> Usage:
@@ -72,73 +65,153 @@ class Budget:
     def __exit__(self, *_: object) -> None:
         _active.set(tuple(budget for budget in _active.get() if budget is not self))
 
-    def price(self, engine: Engine, purpose: str) -> _Price:
-        """What is known of an engine's calls for a purpose."""
-        with self._lock:
-            key = id(engine), purpose
-            if key not in self._prices:
-                self._prices[key] = _Price(engine, self.usd is not None)
-            return self._prices[key]
+    def charge(self, usage: Usage) -> None:
+        """Counts what was used elsewhere."""
+        with locked():
+            self._spent += usage
 
-    def reserve(self, tokens: int) -> None:
-        """Holds one call of at most `tokens` tokens until `settle`, or raises."""
-        with self._lock:
-            spent = self._spent
-            if self.calls is not None and spent.calls + self._calls_in_flight + 1 > self.calls:
-                raise BudgetExceeded(f"the next call would pass the budget: {self!r}")
-            if self.tokens is not None and spent.tokens + self._tokens_held + tokens > self.tokens:
+    # What follows is called by holds, which have the lock.
+
+    def known(self, call: Hold) -> Known:
+        """What is known of such calls."""
+        key = id(call.engine), call.purpose
+        if key not in self._known:
+            self._known[key] = Known(call.engine)
+        return self._known[key]
+
+    def room(self, call: Hold) -> Share | None:
+        """What it is to hold; `None` if it has to wait for others.
+
+        Raises:
+            BudgetExceeded: there would be no room if all others cost nothing.
+            SetupError: dollars are limited, and a call has no price.
+        """
+        known = self.known(call)
+        tokens = call.input_tokens + (call.max_tokens or known.longest)
+        dollars = known.dearest
+        if self.calls is self.tokens is self.usd is None:
+            return Share(tokens, dollars)
+        left_tokens, left_dollars = self._left(tokens, dollars)
+        if not call.within and call is not next(iter(self._outer), call):
+            return None  # those before it are served first
+        around = [self._shares[one] for one in call.within if one in self._shares]
+        more_tokens, more_dollars = 0, 0.0
+        if self.tokens is not None and not (call.max_tokens or known.has_length):
+            all_left = left_tokens - self._needed(call, around, 0)
+            more_tokens = max(0, int(all_left / 2**known.timeouts) - tokens)
+        if self.usd is not None and not known.has_price:
+            all_left = left_dollars - self._needed(call, around, 1)
+            more_dollars = max(0.0, all_left / 2**known.timeouts - dollars)
+        share = Share(tokens, dollars, more_tokens, more_dollars)
+        if self._fits(share, around, left_tokens, left_dollars):
+            return share
+        if any(not one.waiting_within for one in self._shares if one not in call.within):
+            return None
+        raise BudgetExceeded(f"the next call would pass the budget: {self!r}")
+
+    def _fits(self, share: Share, around: list[Share], tokens: float, dollars: float) -> bool:
+        """Whether there is room for a share beside those in flight, within others."""
+        held = self._held
+        calls = self._spent.calls + len(self._shares) + 1
+        tokens -= held[0] + held[2] - sum(each.more_tokens for each in around)
+        dollars -= held[1] + held[3] - sum(each.more_dollars for each in around)
+        return (
+            (self.calls is None or calls <= self.calls)
+            and (self.tokens is None or share.tokens + share.more_tokens <= tokens)
+            and (
+                self.usd is None
+                or share.dollars + share.more_dollars <= dollars + self.usd * ROUNDING
+            )
+        )
+
+    def _needed(self, call: Hold, around: list[Share], which: int) -> float:
+        """What those need that cannot come back before it: those around it, and those with calls
+        within them that wait."""
+        stuck = [
+            share[which] + share[which + 2]
+            for one, share in self._shares.items()
+            if one.waiting_within and one not in call.within
+        ]
+        return sum(stuck) + sum(share[which] for share in around)
+
+    def _left(self, tokens: int, dollars: float) -> tuple[float, float]:
+        """The tokens and dollars that are not spent, if such a call fits into them."""
+        spent = self._spent
+        left_tokens = left_dollars = float("inf")
+        if self.calls is not None and spent.calls + 1 > self.calls:
+            raise BudgetExceeded(f"the next call would pass the budget: {self!r}")
+        if self.tokens is not None:
+            left_tokens = self.tokens - spent.tokens - self._uncounted
+            if tokens > left_tokens:
                 raise BudgetExceeded(
                     f"the next call may use {tokens} tokens and so pass the budget: {self!r}"
                 )
-            if self.usd is not None:
-                if spent.calls and spent.cost is None:
-                    raise SetupError(
-                        f"usd={self.usd} cannot be kept: the price of a call is not known. "
-                        "Limit calls= or tokens= instead"
-                    )
-                cost = spent.cost or 0.0
-                if cost >= self.usd:
-                    raise BudgetExceeded(f"the budget is used up: {self!r}")
-                held = self._dearest * (self._calls_in_flight + 1)
-                if cost + held > self.usd * (1 + 1e-9):  # sums of prices are rounded
-                    raise BudgetExceeded(
-                        f"the next call may cost ${self._dearest:.4f} and so pass the budget: "
-                        f"{self!r}"
-                    )
-            self._calls_in_flight += 1
-            self._tokens_held += tokens
+        if self.usd is not None:
+            if spent.calls and spent.cost is None:
+                raise SetupError(
+                    f"usd={self.usd} cannot be kept: the price of a call is not known. "
+                    "Limit calls= or tokens= instead"
+                )
+            left_dollars = self.usd - (spent.cost or 0.0)
+            if left_dollars <= 0:
+                raise BudgetExceeded(f"the budget is used up: {self!r}")
+            if dollars > left_dollars + self.usd * ROUNDING:
+                raise BudgetExceeded(
+                    f"the next call may cost ${dollars:.4f} and so pass the budget: {self!r}"
+                )
+        return left_tokens, left_dollars
 
-    def settle(
-        self, tokens: int, usage: Usage | None, estimated: int = 0, failed: bool = False
-    ) -> None:
-        """Gives back what was held and charges what was used; `None` for nothing.
+    def hold(self, call: Hold, share: Share) -> None:
+        """Holds it until `settle`."""
+        self._shares[call] = share
+        for i, held in enumerate(share):
+            self._held[i] += held
 
-        `estimated` tokens stay held: those of a provider that does not count. What `failed` and has
-        no known price is charged as the dearest call so far.
-        """
-        with self._lock:
-            self._calls_in_flight -= 1
-            self._tokens_held += estimated - tokens
-            if usage is not None:
-                if failed and usage.cost is None and self.usd is not None:
-                    usage = replace(usage, cost=self._dearest)
-                self._spent += usage
-                self._dearest = max(self._dearest, usage.cost or 0.0)
-
-    def charge(self, usage: Usage) -> None:
-        """Counts what was used elsewhere."""
-        with self._lock:
+    def settle(self, call: Hold, usage: Usage | None, uncounted: int) -> None:
+        """Gives back what was held and charges what was used; `None` for nothing."""
+        for i, held in enumerate(self._shares.pop(call, ())):
+            self._held[i] -= held
+        if not self._shares:
+            self._held = [0, 0.0, 0, 0.0]  # sums of dollars are rounded
+        self._uncounted += uncounted
+        if usage is not None:
             self._spent += usage
+        self.wake()
+
+    def queue(self, call: Hold) -> None:
+        """Lets it try again when another has come back."""
+        (self._inner if call.within else self._outer)[call] = None
+
+    def unqueue(self, call: Hold) -> None:
+        """It waits no more; the next one is served."""
+        (self._inner if call.within else self._outer).pop(call, None)
+        self.wake()
+
+    def wake(self) -> None:
+        """Lets the first that waits try again, and all that are made within others."""
+        for call in list(self._inner):
+            if not call.wake():
+                del self._inner[call]
+        while self._outer and not (first := next(iter(self._outer))).wake():
+            del self._outer[first]
+
+    def forget(self) -> None:
+        """Forgets the calls in flight, which come back in another process."""
+        self._shares.clear()
+        self._outer.clear()
+        self._inner.clear()
+        self._held = [0, 0.0, 0, 0.0]
 
     def __repr__(self) -> str:
         limits = {"calls": self.calls, "tokens": self.tokens, "usd": self.usd}
         shown = ", ".join(f"{name}={limit}" for name, limit in limits.items() if limit is not None)
         spent = self._spent
         cost = "" if spent.cost is None else f", ${spent.cost:.4f}"
-        flying = f", {self._calls_in_flight} calls in flight" if self._calls_in_flight else ""
-        held = f", {self._tokens_held} tokens held" if self._tokens_held else ""
+        flying = f", {len(self._shares)} calls in flight" if self._shares else ""
+        held = self._held[0] + self._held[2] + self._uncounted
+        estimated = f", {held} tokens held" if held else ""
         known = f"{spent.calls} calls, {spent.tokens} tokens{cost} spent"
-        return f"Budget({shown}) with {known}{flying}{held}"
+        return f"Budget({shown}) with {known}{flying}{estimated}"
 
 
 def charge(usage: Usage) -> None:
@@ -157,43 +230,17 @@ class Metered(Wrapper):
 
     metered = True
 
-    def complete(self, request: Request) -> Coroutine[Any, Any, Reply]:
-        # one made within a call that is finding out waits for none, which may be waiting for it
-        prices = [] if _finding_out.get() else self._prices(request)
-        # in one order for all, so that no two wait for one another
-        return self._in_turn(request, sorted(prices, key=id)) if prices else self._charged(request)
-
-    def _prices(self, request: Request) -> list[_Price]:
-        """Of the budgets that limit what is known only once a call has come back."""
-        return [
-            budget.price(self.inner, request.purpose)
-            for budget in _active.get()
-            if budget.usd is not None or (budget.tokens is not None and not request.max_tokens)
-        ]
-
-    async def _in_turn(self, request: Request, prices: list[_Price]) -> Reply:
-        """One call at a time, until what it takes is known to all."""
-        for i, price in enumerate(prices):
-            async with price.turn():
-                if not price.is_known:
-                    try:
-                        reply = await self._in_turn(request, prices[i + 1 :])
-                    except EngineError:
-                        price.is_known = not price.in_dollars  # as much as it ever will be
-                        raise
-                    price.is_known = reply.usage.cost is not None or not price.in_dollars
-                    return reply
-        return await self._charged(request)
-
-    async def _charged(self, request: Request) -> Reply:
-        held = _Hold(request, self.inner)
+    async def complete(self, request: Request) -> Reply:
+        held = Hold(request, self.inner, _active.get())
+        await held.take()
         try:
-            answer: Any = self.inner.complete(request)
-            if not hasattr(answer, "__await__"):
-                raise SetupError(f"`complete` of {self.inner!r} must be an `async def`")
-            reply = a_reply(await answer, self.inner)
+            with held:
+                answer: Any = self.inner.complete(request)
+                if not hasattr(answer, "__await__"):
+                    raise SetupError(f"`complete` of {self.inner!r} must be an `async def`")
+                reply = a_reply(await answer, self.inner)
         except BaseException as error:
-            held.release(error, self.inner)
+            held.release(error)
             raise
         held.charge(reply)
         return reply
@@ -202,46 +249,19 @@ class Metered(Wrapper):
         answer = getattr(self.inner, "answer_now", None)
         if answer is None:
             return None
-        held = _Hold(request, self.inner)
+        held = Hold(request, self.inner, _active.get())
+        if not held.take_now():
+            return None  # `complete` waits for its turn
         try:
-            reply: Reply | None = answer(request)
+            with held:
+                reply: Reply | None = answer(request)
             if reply is not None:
                 a_reply(reply, self.inner)
         except BaseException as error:
-            held.release(error, self.inner)
+            held.release(error)
             raise
         held.charge(reply)
         return reply
-
-
-class _Price:
-    """Whether it is known what an engine's replies take, and whose turn it is to find out."""
-
-    def __init__(self, engine: Engine, in_dollars: bool) -> None:
-        self.engine = engine  # held, so that its `id` stays its own
-        self.in_dollars = in_dollars
-        self.longest = 0  # tokens of a reply
-        self.is_known = False
-        self._turns = PerLoop(_lock)
-
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Waits until no other call is finding out."""
-        if self.is_known:
-            yield
-            return
-        async with self._turns.here():
-            token = _finding_out.set(True)
-            try:
-                yield
-            finally:
-                _finding_out.reset(token)
-
-
-def _lock() -> Lock:
-    import asyncio
-
-    return asyncio.Lock()
 
 
 def metered(engine: Engine) -> Engine:
@@ -249,61 +269,14 @@ def metered(engine: Engine) -> Engine:
     return engine if getattr(engine, "metered", False) else Metered(engine)
 
 
-class _Hold:
-    """One call's reservation in every active budget."""
-
-    def __init__(self, request: Request, engine: Engine) -> None:
-        check_cancelled()
-        self.held: list[tuple[Budget, _Price, int]] = []
-        active = _active.get()
-        if not active:
-            return
-        self.input_tokens = _tokens("".join(str(m["content"]) for m in request.messages))
-        try:
-            for budget in active:
-                price = budget.price(engine, request.purpose)
-                tokens = self.input_tokens + (request.max_tokens or price.longest)
-                budget.reserve(tokens)
-                self.held.append((budget, price, tokens))
-        except BaseException:
-            self._settle(None)
-            raise
-
-    def charge(self, reply: Reply | None) -> None:
-        if reply is None or reply.cached:
-            self._settle(None)
-        else:
-            self._settle(reply.usage, reply.text)
-
-    def release(self, error: BaseException, engine: Engine) -> None:
-        """A call that failed costs what its error says, as a reply that was cut off does."""
-        usage = error.usage if isinstance(error, EngineError) else None
-        try:
-            if usage is not None:
-                a_usage(usage, engine, f"raised {type(error).__name__}")
-        except UsageError:
-            usage = None
-            raise
-        finally:
-            self._settle(usage, failed=True)
-
-    def _settle(self, usage: Usage | None, text: str = "", failed: bool = False) -> None:
-        if not self.held:
-            return
-        estimated = reply = 0
-        if usage is not None:
-            usage = replace(usage, calls=max(1, usage.calls))
-            reply = usage.output_tokens or _tokens(text)
-            if not usage.tokens:
-                estimated = self.input_tokens + reply
-        for budget, price, tokens in self.held:
-            price.longest = max(price.longest, reply)
-            budget.settle(tokens, usage, estimated, failed)
-
-
-def _tokens(text: str) -> int:
-    return -(-len(text.encode(errors="surrogatepass")) // 4)
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _in_child() -> None:
+    for budget in _active.get():
+        budget.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

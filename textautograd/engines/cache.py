@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from textautograd.cancelling import Cancelled
 from textautograd.engines._checks import AT_LIMIT, a_usage, finished
+from textautograd.engines._hold import is_within_a_call
 from textautograd.engines._per_loop import PerLoop
 from textautograd.engines._store import Store
 from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request, Usage
 from textautograd.engines.budget import metered
-from textautograd.errors import BudgetExceeded, EngineError, IncompleteReplyError, UsageError
+from textautograd.errors import (
+    BudgetExceeded,
+    EngineError,
+    IncompleteReplyError,
+    SetupError,
+    UsageError,
+)
 from textautograd.identity import digest
 
 if TYPE_CHECKING:
@@ -113,14 +120,14 @@ class Coalesced(Wrapper):
         self._flights: PerLoop[dict[str, _Flight]] = PerLoop(dict)
 
     async def complete(self, request: Request) -> Reply:
-        if request.temperature != 0:
+        if request.temperature != 0 or is_within_a_call():  # for which the other may be waiting
             return await self.inner.complete(request)
         flights = self._flights.here()
         key = key_of("", request)  # all go to one engine
         while (flight := flights.get(key)) is not None:
             try:
                 return replace(await flight.landing(), usage=Usage(), cached=True)
-            except (BudgetExceeded, Cancelled):
+            except (BudgetExceeded, SetupError, Cancelled):
                 pass  # the other caller's budget, or end, not ours
         flight = flights[key] = _Flight(self, request, flights, key)
         return await flight.landing()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from math import fsum
 from typing import Any
 
 from textautograd.errors import EngineError, ReplyError, RunError, TransientError, UsageError
@@ -14,8 +16,8 @@ from textautograd.mapping import map as map_
 from textautograd.variable import TextVariable, overridden
 
 State = Mapping[TextVariable, TextVariable]
-Told = float | Exception
-"""A sample's loss, or why it failed."""
+Told = tuple[Hashable, float | Exception]
+"""A sample and its loss, or why it failed."""
 
 
 @dataclass(slots=True)
@@ -40,7 +42,9 @@ def is_verdict(found: Any, count: int) -> bool:
     losses = found.losses
     if not isinstance(losses, list) or len(losses) != count:
         return False
-    if not all(is_loss(loss) or isinstance(loss, str | TransientError) for loss in losses):
+    if not all(
+        is_loss(each) or (isinstance(each, str | TransientError) and str(each)) for each in losses
+    ):
         return False
     best = found.best
     return best is None or (type(best) is int and 0 <= best < count and is_loss(losses[best]))
@@ -107,7 +111,7 @@ def described(error: Exception) -> str:
 
 
 def failures(told: Iterable[Told]) -> list[Exception]:
-    return [each for each in told if isinstance(each, Exception)]
+    return [found for _, found in told if isinstance(found, Exception)]
 
 
 def more_failed(failed: Sequence[Exception], of_old: int) -> str | TransientError | None:
@@ -122,31 +126,32 @@ def more_failed(failed: Sequence[Exception], of_old: int) -> str | TransientErro
     return TransientError(f"{said}; one with {described(passing[0])}")
 
 
-def _which(told: Sequence[Told]) -> list[int]:
-    return [i for i, each in enumerate(told) if isinstance(each, Exception)]
+def _which(told: Sequence[Told]) -> Counter[Hashable]:
+    """The samples that failed, and how often: evaluations at once end in any order."""
+    return Counter(sample for sample, found in told if isinstance(found, Exception))
 
 
 def _in_both(old: Sequence[Told], new: Sequence[Told]) -> tuple[float, float] | None:
-    """The mean losses over the samples that failed in neither, if there are any."""
-    pairs = [
-        (a, b)
-        for a, b in zip(old, new, strict=False)
-        if not isinstance(a, Exception) and not isinstance(b, Exception)
-    ]
-    if len(old) != len(new) or not pairs:  # nothing that one could compare
-        return None
-    return sum(a for a, _ in pairs) / len(pairs), sum(b for _, b in pairs) / len(pairs)
+    """The mean losses over the samples that never failed in either, if there are any."""
+    failed = {*_which(old), *_which(new)}
+    losses = []
+    for told in (old, new):
+        whole = [(sample, found) for sample, found in told if sample not in failed]
+        losses.append([found for _, found in whole if not isinstance(found, Exception)])
+    if Counter(s for s, _ in old) != Counter(s for s, _ in new) or not losses[0]:
+        return None  # nothing that one could compare
+    return fsum(losses[0]) / len(losses[0]), fsum(losses[1]) / len(losses[1])
 
 
 _told: ContextVar[list[Told] | None] = ContextVar("textautograd_told", default=None)
 
 
-def tell_gate(losses: Sequence[Told]) -> None:
+def tell_gate(told: Sequence[Told]) -> None:
     """The loss of each sample, or why it failed: to the gate whose closure runs in this context, if
     any."""
     found = _told.get()
     if found is not None:
-        found.extend(losses)
+        found.extend(told)
 
 
 def loss_of(value: Any) -> float:

@@ -1,0 +1,650 @@
+"""Budgets: never passed, never in the way of what has room, and never waited for in vain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import itertools
+import multiprocessing
+import os
+import threading
+from collections import Counter
+from collections.abc import Coroutine
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_engines_wrappers import Plain, ask, gathered
+
+from textautograd import errors
+from textautograd.engines import (
+    Budget,
+    Coalesced,
+    Limited,
+    Reply,
+    Request,
+    Scripted,
+    Usage,
+    call,
+    call_now,
+)
+
+
+def priced(cost: float | None = 0.5) -> Scripted:
+    return Scripted(lambda request: Reply("x", usage=Usage(10, 5, 0, cost, 1)))
+
+
+def test_budget_counts_what_is_spent() -> None:
+    model = priced()
+    with Budget() as outer:
+        call_now(model, ask())
+        with Budget() as inner:
+            asyncio.run(call(model, ask()))
+    call_now(model, ask())
+    assert inner.spent == Usage(10, 5, 0, 0.5, 1)
+    assert outer.spent == Usage(20, 10, 0, 1.0, 2)
+
+
+def test_budget_raises_before_the_call_that_would_pass_it() -> None:
+    model = priced()
+    with Budget(calls=2):
+        call_now(model, ask())
+        asyncio.run(call(model, ask()))
+        for again in (call_now, lambda m, r: asyncio.run(call(m, r))):
+            with pytest.raises(errors.BudgetExceeded):
+                again(model, ask())
+    assert len(model.calls) == 2
+
+
+@given(st.integers(0, 10))
+def test_concurrent_calls_never_pass_a_budget(limit: int) -> None:
+    async def slow(request: Request) -> str:
+        await asyncio.sleep(0)
+        return "x"
+
+    model = Scripted(slow)
+    with Budget(calls=limit) as budget:
+        results = gathered(*(call(model, ask()) for _ in range(64)))
+    assert len(model.calls) == budget.spent.calls == limit
+    assert sum(isinstance(r, errors.BudgetExceeded) for r in results) == 64 - limit
+
+
+@pytest.mark.parametrize("max_tokens", [None, 100])
+@given(limit=st.integers(0, 600))
+def test_concurrent_calls_of_unknown_length_never_pass_a_budget(
+    max_tokens: int | None, limit: int
+) -> None:
+    """The first tells how long replies are; the others wait for it."""
+
+    async def slow(request: Request) -> Reply:
+        await asyncio.sleep(0)
+        return Reply("x", usage=Usage(1, 100, calls=1))
+
+    with Budget(tokens=limit) as budget:
+        model = Scripted(slow)
+        gathered(*(call(model, ask(max_tokens=max_tokens)) for _ in range(64)))
+    most = 100 if max_tokens is None else 0  # a first reply of unknown length
+    assert budget.spent.tokens <= limit + most
+    assert limit < 200 or budget.spent.tokens > limit - 202
+
+
+def answering(*, length: int = 1, cost: float | None = None, of: str = "") -> Scripted:
+    """Replies of so many tokens, after some turns of the loop; `of` a purpose only, else of one."""
+
+    async def answer(request: Request) -> Reply:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        is_meant = not of or request.purpose == of
+        return Reply("x", usage=Usage(1, length if is_meant else 1, cost=cost, calls=1))
+
+    return Scripted(answer)
+
+
+def kinds(results: list[Any]) -> Counter[str]:
+    return Counter(type(result).__name__ for result in results)
+
+
+def test_after_calls_that_timed_out_twice_as_many_go_at_once() -> None:
+    """Else calls would go one at a time for as long as a server hangs."""
+    at_once: list[int] = []
+
+    async def hanging(request: Request) -> str:
+        running.add(request.sample)
+        at_once.append(len(running))
+        for _ in range(500):
+            await asyncio.sleep(0)
+        running.discard(request.sample)
+        raise errors.TimeoutExpired("no reply")
+
+    running: set[int] = set()
+    for limits in ({"tokens": 10**6}, {"usd": 1.0}):
+        at_once.clear()
+        with Budget(**limits):  # type: ignore[arg-type]
+            model = Scripted(hanging)
+            gathered(*(call(model, ask(sample=i)) for i in range(64)))
+        assert at_once[:2] == [1, 1] and max(at_once) > 8
+
+
+def test_a_first_call_that_fails_unpaid_tells_nothing() -> None:
+    model = answering(length=1000)
+    calls = itertools.count()
+
+    async def answer(request: Request) -> Reply:
+        reply = await model.complete(request)
+        if next(calls) < 3:
+            raise errors.ServerError("loading")
+        if request.sample == 3:
+            return Reply("x", cached=True)
+        return reply
+
+    engine = Scripted(answer)
+    with Budget(tokens=3000) as budget:
+        found = gathered(*(call(engine, ask(sample=i)) for i in range(64)))
+    assert kinds(found) == {"ServerError": 3, "Reply": 3, "BudgetExceeded": 58}
+    assert budget.spent.tokens == 2002
+
+
+@pytest.mark.parametrize(
+    ("limits", "dear", "cheap"),
+    [
+        ({"usd": 1.0}, {"cost": 0.2}, {"cost": 0.001}),
+        ({"tokens": 10_000}, {"length": 2000}, {}),
+        ({"tokens": 10_000}, {}, {"max_tokens": 1000}),
+        ({"calls": 65}, {}, {}),
+    ],
+)
+def test_a_call_that_has_no_room_beside_those_in_flight_waits(
+    limits: dict[str, Any], dear: dict[str, Any], cheap: dict[str, Any]
+) -> None:
+    rewriter, agent = answering(**dear), answering(cost=cheap.get("cost"))
+    with Budget(**limits) as budget:
+        gathered(call(rewriter, ask(purpose="optimize")))
+        request = ask(max_tokens=cheap.get("max_tokens"))
+        found = gathered(*(call(agent, request) for _ in range(64)))
+    assert kinds(found) == {"Reply": 64}
+    assert "held" not in repr(budget) and "in flight" not in repr(budget)
+
+
+def test_what_waits_for_room_takes_no_slot_of_others() -> None:
+    agent, other = Limited(answering(), 1), answering(of="backward", length=10)
+    order: list[str] = []
+
+    async def named(name: str, engine: Any, purpose: str) -> None:
+        await call(engine, ask(purpose=purpose))
+        order.append(name)
+
+    async def within() -> None:
+        with Budget(tokens=10**6):
+            slow = asyncio.create_task(named("slow", other, "backward"))
+            await asyncio.sleep(0)
+            waits = asyncio.create_task(named("waits", agent, "forward"))
+            await asyncio.sleep(0)
+        await named("outside", agent, "forward")
+        await asyncio.gather(slow, waits)
+
+    async def both() -> None:
+        await asyncio.gather(within())
+
+    asyncio.run(both())
+    assert sorted(order) == ["outside", "slow", "waits"] and order[-1] == "waits"
+
+
+def test_calls_within_a_call_take_turns_with_each_other() -> None:
+    model = answering(length=1000)
+
+    async def vote(request: Request) -> Reply:
+        calls = (call(model, ask(sample=i)) for i in range(16))
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        return next(each for each in found if isinstance(each, Reply))
+
+    with Budget(tokens=3000) as budget:
+        gathered(call(Plain(vote), ask()))
+    assert len(model.calls) == 2 and budget.spent.calls == 3
+
+
+def test_anothers_flight_is_not_waited_for_within_a_call() -> None:
+    """It may itself be waiting for this one to come back."""
+    model = Coalesced(answering())
+
+    async def asks(request: Request) -> Reply:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return await call(model, ask(temperature=0))
+
+    async def both() -> list[Any]:
+        calls = call(Plain(asks), ask()), call(model, ask(temperature=0))
+        return await asyncio.wait_for(asyncio.gather(*calls), 60)
+
+    with Budget(tokens=10**6):
+        assert kinds(asyncio.run(both())) == {"Reply": 2}
+
+
+class Tree(NamedTuple):
+    """A call that makes others first, at once or in turn, and what its reply takes."""
+
+    engine: int
+    is_stated: bool
+    length: int
+    at_once: bool
+    within: list[Any]
+
+
+def calls_of(within: st.SearchStrategy[list[Any]]) -> st.SearchStrategy[Tree]:
+    fields = st.integers(0, 2), st.booleans(), st.integers(1, 30), st.booleans()
+    return st.builds(Tree, *fields, within)
+
+
+trees = st.recursive(
+    calls_of(st.just([])), lambda inner: calls_of(st.lists(inner, max_size=3)), max_leaves=12
+)
+
+
+@given(
+    st.lists(trees, min_size=1, max_size=6),
+    st.integers(0, 300),
+    st.integers(0, 30),
+    st.booleans(),
+)
+def test_calls_within_calls_end_whatever_waits_for_whatever(
+    forest: list[Tree], tokens: int, calls: int, nested: bool
+) -> None:
+    """Each is answered or refused; what states its length passes no budget."""
+
+    async def grow(request: Request) -> Reply:
+        tree = waiting.pop(request.sample)
+        await asyncio.sleep(0)
+        made = [made_of(each) for each in tree.within]
+        if tree.at_once:
+            await asyncio.gather(*made, return_exceptions=True)
+        else:
+            for each in made:
+                await asyncio.gather(each, return_exceptions=True)
+        return Reply("x", usage=Usage(1, tree.length, calls=1))
+
+    def made_of(tree: Tree) -> Coroutine[Any, Any, Reply]:
+        waiting[number := next(numbers)] = tree
+        stated = tree.length if tree.is_stated else None
+        return call(models[tree.engine], ask("x", sample=number, max_tokens=stated))
+
+    async def all_of_them() -> list[Any]:
+        if nested:
+            with Budget(tokens=tokens // 2 + 1):
+                return await asyncio.gather(*map(made_of, forest), return_exceptions=True)
+        return await asyncio.gather(*map(made_of, forest), return_exceptions=True)
+
+    numbers, waiting = itertools.count(), dict[int, Tree]()
+    models = [Plain(grow) for _ in range(3)]
+    with Budget(calls=calls, tokens=tokens) as budget:
+        found = asyncio.run(asyncio.wait_for(all_of_them(), 60))
+    assert set(kinds(found)) <= {"Reply", "BudgetExceeded"}
+    assert budget.spent.calls <= calls and "in flight" not in repr(budget)
+    if all_stated(forest):
+        assert budget.spent.tokens <= tokens
+
+
+def all_stated(forest: list[Tree]) -> bool:
+    return all(tree.is_stated and all_stated(tree.within) for tree in forest)
+
+
+def test_one_who_waits_and_is_given_up_holds_nobody_up() -> None:
+    async def some() -> list[Any]:
+        first = asyncio.create_task(call(model, ask()))
+        given_up = asyncio.create_task(call(model, ask()))
+        last = asyncio.create_task(call(model, ask()))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        return await asyncio.gather(first, given_up, last, return_exceptions=True)
+
+    model = answering()
+    with Budget(calls=2, tokens=100) as budget:
+        found = asyncio.run(some())
+    assert kinds(found) == {"Reply": 2, "CancelledError": 1} and budget.spent.calls == 2
+
+
+def test_one_whose_loop_has_ended_holds_nobody_up() -> None:
+    release = threading.Event()
+
+    def slow(request: Request) -> Reply:
+        release.wait(60)
+        return Reply("x", usage=Usage(1, 1, calls=1))
+
+    model = Scripted(slow)
+    with Budget(tokens=100) as budget:
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(call_now, model, ask()))
+        thread.start()
+        while not model.calls:
+            pass
+        loop = asyncio.new_event_loop()
+        left = loop.create_task(call(model, ask()))
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        release.set()
+        thread.join()
+        assert call_now(model, ask()) is not None
+    assert budget.spent.calls == 2 and not left.done()
+
+
+def test_each_purpose_has_its_length() -> None:
+    async def answer(request: Request) -> Reply:
+        return Reply("x", usage=Usage(1, 1000 if request.purpose == "optimize" else 2, calls=1))
+
+    model = Scripted(answer)
+    with Budget(tokens=2000) as budget:
+        gathered(call(model, ask(purpose="optimize")))
+        results = gathered(*(call(model, ask()) for _ in range(64)))
+    assert all(isinstance(result, Reply) for result in results)
+    assert budget.spent.tokens == 1001 + 64 * 3
+
+
+def test_engines_that_ask_each_other_do_not_wait_for_each_other() -> None:
+    def falling_back_on(others: list[Any]) -> Any:
+        async def complete(request: Request) -> Reply:
+            await asyncio.sleep(0)
+            if request.sample:
+                return Reply("x", usage=Usage(1, 1, calls=1))
+            return await call(others[0], ask(sample=1))
+
+        return Plain(complete)
+
+    of_a: list[Any] = []
+    of_b: list[Any] = []
+    a, b = falling_back_on(of_a), falling_back_on(of_b)
+    of_a.append(b)
+    of_b.append(a)
+    with Budget(tokens=10**6):
+        results = gathered(*(asyncio.wait_for(call(x, ask()), 60) for x in (a, b)))
+    assert [result.text for result in results] == ["x", "x"]
+
+
+def test_the_first_calls_of_budgets_within_budgets_go_one_at_a_time() -> None:
+    running, at_once = 0, []
+
+    async def slow(request: Request) -> Reply:
+        nonlocal running
+        running += 1
+        at_once.append(running)
+        for _ in range(9):
+            await asyncio.sleep(0)
+        running -= 1
+        return Reply("x", usage=Usage(1, 1, calls=1))
+
+    async def inside(model: Any) -> None:
+        with Budget(tokens=10**6):
+            await call(model, ask())
+
+    for _ in range(16):  # they are taken in the order of their addresses
+        model = Scripted(slow)
+        with Budget(tokens=10**6):
+            gathered(inside(model), call(model, ask()))
+    assert set(at_once) == {1}
+
+
+def test_an_unreadable_reply_is_as_dear_as_the_dearest_of_its_engine_and_purpose() -> None:
+    """To all budgets alike."""
+    unreadable = errors.IncompleteReplyError("no JSON")
+    unreadable.usage = Usage(calls=1)
+    with Budget(usd=5) as budget, Budget() as meter:
+        gathered(call(priced(2.0), ask()))
+        model = InFlight(0.5, unreadable, 0.25)
+        results = [gathered(call(model, ask()))[0] for _ in range(3)]
+    assert isinstance(results[1], errors.IncompleteReplyError) and isinstance(results[2], Reply)
+    assert budget.spent.cost == meter.spent.cost == 2.0 + 0.5 + 0.5 + 0.25
+
+
+def test_a_reply_that_is_cut_off_and_has_no_price_is_not_free() -> None:
+    cut_off = errors.IncompleteReplyError("cut off")
+    cut_off.usage = Usage(10, 10, calls=1)
+    model = InFlight(cut_off)
+    with Budget(usd=0.001):
+        results = at_once(model)
+    assert kinds(results) == {"IncompleteReplyError": 1, "SetupError": 7} and model.calls == 1
+
+
+def test_a_budget_without_a_price_is_nobody_elses() -> None:
+    model = Coalesced(answering())
+
+    async def inside() -> None:
+        with Budget(usd=1):
+            await call(model, ask())
+            await call(model, ask("same", temperature=0))
+
+    async def outside() -> Reply:
+        while not model._flights.here():
+            await asyncio.sleep(0)
+        return await call(model, ask("same", temperature=0))
+
+    assert kinds(gathered(inside(), outside())) == {"SetupError": 1, "Reply": 1}
+
+
+def test_threads_never_pass_a_budget() -> None:
+    model = priced()
+    with Budget(calls=50) as budget:
+
+        def work() -> None:
+            try:
+                while True:
+                    call_now(model, ask())
+            except errors.BudgetExceeded:
+                pass
+
+        threads = [
+            threading.Thread(target=contextvars.copy_context().run, args=(work,)) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(model.calls) == budget.spent.calls == 50
+
+
+def test_tokens_are_held_by_the_requests_limit_and_settled_by_usage() -> None:
+    model = priced()
+    with Budget(tokens=130) as budget:
+        with pytest.raises(errors.BudgetExceeded, match="tokens"):
+            call_now(model, ask("x" * 400, max_tokens=31))
+        call_now(model, ask("x" * 400, max_tokens=30))
+        assert budget.spent.tokens == 15
+        call_now(model, ask("x" * 400, max_tokens=15))
+        with pytest.raises(errors.BudgetExceeded):
+            call_now(model, ask("x" * 405))
+    assert len(model.calls) == 2
+
+
+def test_a_provider_that_counts_no_tokens_is_held_to_the_estimate() -> None:
+    model = Scripted(lambda request: "x" * 40)
+    with Budget(tokens=45) as budget:
+        call_now(model, ask("x" * 40, max_tokens=20))
+        call_now(model, ask("x" * 40))
+        with pytest.raises(errors.BudgetExceeded):
+            call_now(model, ask("x" * 40))
+    assert budget.spent.tokens == 0
+
+
+def test_dollars_stop_the_next_call() -> None:
+    model = priced(0.5)
+    with Budget(usd=1.0) as budget:
+        call_now(model, ask())
+        call_now(model, ask())
+        with pytest.raises(errors.BudgetExceeded):
+            call_now(model, ask())
+    assert budget.spent.cost == 1.0
+
+
+def test_an_unknown_price_is_not_free() -> None:
+    model = priced(None)
+    with Budget(usd=1.0) as budget:
+        assert call_now(model, ask())
+        with pytest.raises(errors.UsageError, match="price"):
+            call_now(model, ask())
+    assert budget.spent.cost is None
+    assert len(model.calls) == 1
+
+
+class InFlight:
+    """An engine of a user: its price, how many of its calls were made, and at most at once."""
+
+    def __init__(self, *costs: float | Exception | None) -> None:
+        self.costs = list(costs)
+        self.calls = self.now = self.most = 0
+
+    async def complete(self, request: Request) -> Reply:
+        cost = self.costs[min(self.calls, len(self.costs) - 1)]
+        self.calls += 1
+        self.now += 1
+        self.most = max(self.most, self.now)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        self.now -= 1
+        if isinstance(cost, Exception):
+            raise cost
+        return Reply("x", usage=Usage(1, 1, cost=cost, calls=1))
+
+
+def at_once(engine: Any, n: int = 8) -> list[Any]:
+    async def all_of_them() -> list[Any]:
+        calls = (call(engine, ask(str(i))) for i in range(n))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    return asyncio.run(all_of_them())
+
+
+def test_an_unknown_price_costs_one_call() -> None:
+    model = InFlight(None)
+    with Budget(usd=1.0) as outer, Budget(usd=2.0):
+        seen = at_once(Limited(model, 8))
+    assert sorted(type(each).__name__ for each in seen) == ["Reply", *["SetupError"] * 7]
+    assert model.calls == outer.spent.calls == 1
+
+
+@pytest.mark.parametrize("first", [[], [errors.ServerError("down")]], ids=["", "after a failure"])
+def test_what_has_a_price_flies_together_from_the_second_on(first: list[Exception]) -> None:
+    model = InFlight(*first, 0.01)
+    with Budget(usd=1.0) as outer, Budget(usd=1.0):
+        assert len(at_once(Limited(model, 8))) == 8
+    assert (model.calls, model.most) == (8, 7 - len(first))
+    assert outer.spent.calls == 8 - len(first)
+    model = InFlight(None)
+    with Budget(calls=8):
+        at_once(Limited(model, 8))
+    assert model.most == 8
+
+
+def test_a_call_within_the_one_that_finds_a_price_waits_for_nothing() -> None:
+    class Asking(InFlight):
+        async def complete(self, request: Request) -> Reply:
+            if request.messages[0]["content"] != "within":
+                await call(self, ask("within"))
+            return await super().complete(request)
+
+    model = Asking(0.01)
+    with Budget(usd=1.0):
+        at_once(model, 2)
+    assert model.calls == 4
+
+
+def test_a_call_that_fails_gives_back_what_it_held() -> None:
+    def fail(request: Request) -> str:
+        raise errors.ServerError("down")
+
+    with Budget(calls=1, tokens=10) as budget:
+        for _ in range(3):
+            with pytest.raises(errors.ServerError):
+                call_now(Scripted(fail), ask())
+            with pytest.raises(errors.ServerError):
+                asyncio.run(call(Scripted(fail), ask()))
+        call_now(priced(), ask())
+    assert budget.spent.calls == 1
+
+
+def test_a_call_that_is_cancelled_gives_back_what_it_held() -> None:
+    async def for_ever(request: Request) -> str:
+        await asyncio.Event().wait()
+        return "never"
+
+    async def main() -> None:
+        task = asyncio.create_task(call(Scripted(for_ever), ask()))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with Budget(calls=1) as budget:
+        asyncio.run(main())
+        call_now(priced(), ask())
+    assert budget.spent.calls == 1
+
+
+def test_an_inner_budget_that_refuses_leaves_the_outer_untouched() -> None:
+    with Budget(calls=1) as outer:
+        with Budget(calls=0), pytest.raises(errors.BudgetExceeded):
+            call_now(priced(), ask())
+        call_now(priced(), ask())
+    assert outer.spent.calls == 1
+
+
+def test_a_budget_is_used_again_but_not_within_itself() -> None:
+    budget = Budget(calls=2)
+    with budget:
+        call_now(priced(), ask())
+        with pytest.raises(errors.UsageError):
+            budget.__enter__()
+    with budget:
+        call_now(priced(), ask())
+    assert budget.spent.calls == 2
+    call_now(priced(), ask())
+    assert budget.spent.calls == 2
+
+
+@pytest.mark.parametrize("limit", [-1, "3", True, float("nan")])
+def test_a_limit_that_is_none_is_refused(limit: Any) -> None:
+    with pytest.raises(errors.UsageError):
+        Budget(calls=limit)
+
+
+def test_a_budget_says_what_it_is() -> None:
+    with Budget(calls=3, usd=2.5) as budget:
+        call_now(priced(), ask())
+    assert repr(budget) == "Budget(calls=3, usd=2.5) with 1 calls, 15 tokens, $0.5000 spent"
+
+
+def test_a_budget_tells_what_is_in_flight() -> None:
+    said: list[str] = []
+
+    async def slow(request: Request) -> str:
+        await asyncio.sleep(0)
+        said.append(repr(budget))
+        return "x"
+
+    with Budget(calls=3) as budget:
+        gathered(*(call(Scripted(slow), ask("x" * 40, max_tokens=20)) for _ in range(5)))
+    told = "Budget(calls=3) with 0 calls, 0 tokens spent, 3 calls in flight, 90 tokens held"
+    assert said[0] == told
+
+
+def test_what_is_in_flight_in_the_parent_holds_nothing_in_a_child() -> None:
+    release = threading.Event()
+    model = Scripted(lambda request: "x" if release.wait(60) else "")
+
+    def child() -> None:
+        os._exit(0 if call_now(Scripted(lambda request: "x"), ask()) else 1)
+
+    with Budget(calls=1, tokens=100):
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(call_now, model, ask()))
+        thread.start()
+        while not model.calls:
+            pass
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        process.join(60)
+        release.set()
+        thread.join()
+    assert process.exitcode == 0
+
+
+def test_what_a_users_engine_had_in_a_cache_of_its_own_is_free() -> None:
+    with Budget() as budget:
+        call_now(Scripted(lambda request: Reply("x", cached=True)), ask())
+    assert budget.spent == Usage()
