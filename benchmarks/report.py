@@ -99,19 +99,20 @@ def made_with(groups: dict[str, Group]) -> str:
     return said
 
 
-def report(found: list[Line]) -> str:
-    """Everything, as Markdown."""
+def report(found: list[Line], is_published: bool = False) -> str:
+    """Everything, as Markdown; of what this repository publishes with the queue's state."""
     groups = grouped(found)
     tested = differences(groups)
-    left, all_ = len(missing(found)), len(queued())
-    parts = [
-        f"{all_ - left} of the queue's {all_} runs are there.{made_with(groups)}",
-        HOW_TO_READ,
-        summary(groups),
-        "![Gains in exact match by task and method, with intervals](paper.svg)",
-        "<details><summary>Intervals, differences and costs, task by task</summary>",
-        NOTE.format(comparisons=len(tested)),
-    ]
+    about = made_with(groups)
+    if is_published:
+        left, all_ = len(missing(found)), len(queued())
+        about = f"{all_ - left} of the queue's {all_} runs are there.{about}"
+    parts = [about.strip()] if about else []
+    parts += [HOW_TO_READ, summary(groups)]
+    if is_published:
+        parts.append("![Gains in exact match by task and method, with intervals](paper.svg)")
+        parts.append("<details><summary>Intervals, differences and costs, task by task</summary>")
+    parts.append(NOTE.format(comparisons=len(tested)))
     for task, group in groups.items():
         some = group[0].runs[0]
         held_out = len(some["after"]["exact"])
@@ -130,7 +131,7 @@ def report(found: list[Line]) -> str:
             parts.append(f"The untrained agent was not always the same: right are {counts}.")
         if labels := recalls(group):
             parts.append(labels)
-    return "\n\n".join([*parts, "</details>"]) + "\n"
+    return "\n\n".join([*parts, *(["</details>"] if is_published else [])]) + "\n"
 
 
 def main() -> None:
@@ -164,7 +165,7 @@ def main() -> None:
             )
     except (UsageError, OSError) as error:
         sys.exit(str(error))
-    text = report(found)
+    text = report(found, arguments.results.resolve() == PUBLISHED)
     if not arguments.write:
         print(text)
         return

@@ -540,7 +540,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
         # a queue says what it runs
         *(["--queue", "full", "--model", "m"], ["--queue", "full", "--seed", "99"]),
         *(["--queue", "small", "--task", "bbh/nope"], ["--minutes", "nan"]),
-        *(["--queue", "small", "--no-reasoning"], ["--queue", "small", "--sizes", "4", "4", "4"]),
+        *(["--queue", "small", "--reasoning"], ["--queue", "small", "--sizes", "4", "4", "4"]),
     ],
 )
 def test_arguments_are_refused_before_a_call(root: Path, model: Model, words: list[str]) -> None:
@@ -755,7 +755,7 @@ def test_only_seeds_share_a_row(root: Path) -> None:
     def told(*found: dict[str, Any]) -> list[str]:
         return [
             row
-            for row in report.report(list(found)).split("<details>")[1].split("\n")
+            for row in report.report(list(found), True).split("<details>")[1].split("\n")
             if row[:3] in ("###", "| t", "| s")
         ]
 
@@ -864,6 +864,7 @@ def test_a_dry_run_of_a_queue_tells_runs_apart_and_names_what_it_leaves_out(root
         ["start", "2"],
         ["start, form stated", "1"],
     ]
+    assert told[2].split(" | ")[3] == "16"  # 2 calls a question, once: nothing is trained
     assert told[-1].startswith("Not counted: peer-gepa: it is a peer")
 
 

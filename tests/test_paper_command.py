@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from test_paper import Model, call, model, root
 
 from benchmarks.paper import __main__ as command
 from benchmarks.paper import lines
+from benchmarks.paper.arguments import asked_for, parser
+from benchmarks.paper.run import ROOT
 from benchmarks.paper.settings import Setting
 from textautograd.locking import locked
 
@@ -105,6 +108,17 @@ def test_a_queue_can_be_narrowed_and_says_what_is_left_out(
     ]
     assert call(root, *words, "--method", "start") == 0
     assert "1 of 1 runs are in" in capsys.readouterr().out
+    assert call(root, *words, "--stated") == 2
+    assert "--stated: the queue has no such run; it has False" in capsys.readouterr().err
+    assert call(root, "--queue", "small", "--task", "navigate") == 2
+    assert "no such run; it has bbh/navigate, liar" in capsys.readouterr().err
+
+
+def test_the_example_of_one_run_of_the_queue_is_one_run() -> None:
+    readme = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    (words,) = re.findall(r"    python -m benchmarks.paper (--queue small --task .*)", readme)
+    arguments = parser(None).parse_args(words.replace("URL", "u").split())
+    assert len(asked_for(arguments)) == 1
 
 
 def test_what_a_newcomer_runs_goes_to_a_file_of_its_own(

@@ -108,7 +108,8 @@ class Variable:
         if not self.requires_grad:
             raise GraphError(
                 f"{self._title()} does not require grad: no parameter lies behind it, or it was "
-                "computed under no_grad()"
+                "computed under no_grad(), or of what was read (.data, str() and f-strings take a "
+                "text off the tape; ta.cat and ta.fill do not)"
             )
         return self._first_gradient() if gradient is None else self._as_gradient(gradient)
 

@@ -224,7 +224,9 @@ def succeeded(rows: Iterable[Row]) -> list[Row]:
     rows = list(rows)
     if all(row.error is not None for row in rows) and rows[0].error is not None:
         if len(rows) > 1:
-            rows[0].error.add_note(f"  so did every other of the {len(rows)} samples")
+            rows[0].error.add_note(
+                f"  (all {len(rows)} samples failed; this is the first one's cause)"
+            )
         raise rows[0].error
     return rows
 

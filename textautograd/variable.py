@@ -171,7 +171,8 @@ class TextVariable(Variable):
         if isinstance(other, (str, int, float)):
             raise UsageError(
                 "a TextVariable is compared by identity, which is never equal to a "
-                f"{type(other).__name__}: compare its .data, or the .item() of a loss"
+                f"{type(other).__name__}: compare its .data, or the .item() of a loss; "
+                "nn.FunctionLoss makes a loss of a function of texts"
             )
         return self is other
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.paper --task T --method M --model A --optimizer-model B --seed S ...
     python -m benchmarks.paper --queue small [--minutes N]     the runs of small.json, in order
-    python -m benchmarks.paper --queue small --task gsm8k      those of one task, method or seed
+    python -m benchmarks.paper --queue small --task gsm8k      those of them that have this option
     python -m benchmarks.paper --queue full                    the paper's sizes, by gpt-4o-mini
     python -m benchmarks.paper ... --dry-run                   what it would cost, without a model
 
@@ -23,7 +23,7 @@ from typing import Any
 
 import textautograd as ta
 from benchmarks.paper import dry, lines
-from benchmarks.paper.arguments import asked_for, check_places, given_besides, objection, parser
+from benchmarks.paper.arguments import asked_for, check_places, objection, parser
 from benchmarks.paper.groups import has_changed
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.peer import theirs
@@ -45,11 +45,10 @@ def main(words: list[str] | None = None) -> None:
     arguments = command.parse_args(words)
     write_anything()
     arguments.results = arguments.results or arguments.out / "results.jsonl"
-    if arguments.queue and (ignored := given_besides(command, arguments)):
-        command.error(f"a queue says what it runs: leave out {', '.join(ignored)}")
-    wanted = asked_for(arguments)
-    if not wanted:
-        command.error("the queue has no such run")
+    try:
+        wanted = asked_for(arguments)
+    except UsageError as error:
+        command.error(str(error))
     if wrong := objection(wanted, arguments):
         command.error(wrong)
     try:

@@ -15,27 +15,26 @@ from textautograd.checking import quantity
 from textautograd.errors import UsageError
 
 TASK, METHOD = "bbh/object_counting", "sgd"
-CHOICE = ("task", "method", "seed")  # of a queue's runs
+MODEL, OPTIMIZER_MODEL = "gpt-4o-mini", "gpt-4o"
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Of the command."""
     found = argparse.ArgumentParser(
         prog="python -m benchmarks.paper",
+        usage="%(prog)s --data DIR [options]",
         description=description,
+        epilog="methods:\n" + "\n".join(f"  {n:<16} {m.what}" for n, m in METHODS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = found.add_argument
-    standard = Setting(TASK, METHOD, "gpt-4o-mini", "gpt-4o")
+    standard = Setting(TASK, METHOD, MODEL, OPTIMIZER_MODEL)
     add("--task", help=f"bbh/<task>, gsm8k or liar (default: {TASK})")
-    methods = ", ".join(METHODS)
-    add("--method", choices=METHODS, metavar="METHOD", help=f"{methods} (default: {METHOD})")
-    add("--model", default=standard.model, help="of the agent's calls (default: %(default)s)")
-    add(
-        "--optimizer-model",
-        default=standard.optimizer_model,
-        help="of backward and optimizer calls (default: %(default)s)",
-    )
+    add("--method", choices=METHODS, metavar="METHOD", help=f"see below (default: {METHOD})")
+    names = "litellm's name, local/NAME, or, with --api-base, the server's"
+    add("--model", help=f"of the agent's calls: {names} (default: {standard.model})")
+    whose = f"of backward and optimizer calls (default: {standard.optimizer_model})"
+    add("--optimizer-model", help=whose)
     add("--seed", type=int, help=f"(default: {standard.seed})")
     some, number = at_least(1), at_least(0)
     add(
@@ -85,30 +84,37 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 def minutes(text: str) -> float:
     """A `type` of argparse's."""
-    if (found := quantity(float(text))) is None:
+    try:
+        found = quantity(float(text))
+    except ValueError:
+        found = None
+    if found is None:
         raise argparse.ArgumentTypeError(f"must be a number of minutes, not {text}")
     return found
 
 
-def given_besides(command: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[str]:
-    """The options of a single run that are not as they are by default, and choose none."""
-    names = [field.name for field in fields(Setting) if field.name not in CHOICE]
-    given = [n for n in names if getattr(arguments, n) != command.get_default(n)]
-    return [f"--{name.replace('_', '-')}" for name in given]
-
-
 def asked_for(arguments: argparse.Namespace) -> list[Setting]:
-    """The runs of a queue, or those of them that are chosen; or the one that is described."""
+    """The runs of a queue that are as the options say; or the one that they describe.
+
+    Raises:
+        UsageError: the queue has no such run; says what it has instead.
+    """
     given = {field.name: getattr(arguments, field.name) for field in fields(Setting)}
     given = {name: value for name, value in given.items() if value is not None}
+    given |= {"sizes": tuple(given["sizes"])} if "sizes" in given else {}
     if not arguments.queue:
-        return [Setting(**{"task": TASK, "method": METHOD, **given})]
-    chosen = {name: given[name] for name in CHOICE if name in given}
-    return [
-        setting
-        for setting in queued(arguments.queue)
-        if all(getattr(setting, name) == value for name, value in chosen.items())
-    ]
+        models = {"model": MODEL, "optimizer_model": OPTIMIZER_MODEL}
+        return [Setting(**{"task": TASK, "method": METHOD, **models, **given})]
+    found = queued(arguments.queue)
+    for name, value in given.items():
+        there = dict.fromkeys(getattr(setting, name) for setting in found)
+        found = [setting for setting in found if getattr(setting, name) == value]
+        if not found:
+            shown = ", ".join(" ".join(map(str, v)) if type(v) is tuple else str(v) for v in there)
+            raise UsageError(
+                f"argument --{name.replace('_', '-')}: the queue has no such run; it has {shown}"
+            )
+    return found
 
 
 def check_places(wanted: list[Setting], arguments: argparse.Namespace) -> None:

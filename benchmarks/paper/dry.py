@@ -24,6 +24,7 @@ from benchmarks.paper.settings import Setting
 from textautograd import engines
 from textautograd.engines.base import Reply, Request, Usage
 from textautograd.errors import DataError, UsageError
+from textautograd.terminal import tell
 
 WORDS = {"reasoning": 130, "forward": 40, "judge": 30, "backward": 30, "optimize": 60}
 """Of a scripted reply: a node that reasons, one that does not; each part of the others."""
@@ -76,8 +77,11 @@ def report(settings: list[Setting], root: Path) -> str:
         if about in rows:
             rows[about].seeds += 1
         elif METHODS[setting.method].peer:
-            refused[setting.method] = UsageError("it is a peer: what it costs only its run tells")
+            refused[setting.method] = UsageError(
+                "it is a peer: what it costs only its run tells; it may spend --tokens"
+            )
         elif setting.task not in absent:
+            tell(f"counting {label(setting)}")
             try:
                 rows[about] = cost(setting, root, meter)
             except DataError as error:
@@ -91,7 +95,9 @@ def report(settings: list[Setting], root: Path) -> str:
     usd = [cost.usd and cost.usd * cost.seeds for cost in rows.values()]
     unknown = usd.count(None)
     total = f"In all ${sum(each or 0 for each in usd):.2f}"
-    if unknown:
+    if unknown == len(rows):
+        total = "No price is known"
+    elif unknown:
         total += f", and {unknown} rows at unknown prices"
     return "\n".join([HEAD, *found, "", total, *(f"Not counted: {each}" for each in left_out)])
 
@@ -116,7 +122,8 @@ def cost(setting: Setting, root: Path, meter: Meter) -> Cost:
             lambda name, _: engines.Scripted(Counting(name, meter)),
         )
     stages = line["cost"]
-    stages["after"] = stages.get("after") or stages["before"]
+    if METHODS[setting.method].steps != 0:  # a run whose instructions change asks again
+        stages["after"] = stages.get("after") or stages["before"]
     found = Cost()
     for purposes in stages.values():
         for purpose, (calls, sent, said) in purposes.items():
@@ -131,11 +138,18 @@ def cost(setting: Setting, root: Path, meter: Meter) -> Cost:
 
 def row(setting: Setting, found: Cost) -> str:
     """Of the table; sums over seeds."""
-    method = f"{setting.method}, form stated" if setting.stated else setting.method
     numbers = [found.calls[purpose] for purpose in ("forward", "backward", "optimize")]
     cells = [f"{found.seeds * number:,}" for number in (*numbers, *found.tokens)]
     usd = "unknown" if found.usd is None else f"${found.seeds * found.usd:.2f}"
-    return f"| {setting.task} | {method} | {found.seeds} | {' | '.join(cells)} | {usd} |"
+    task, method = label(setting).split(" ", 1)
+    return f"| {task} | {method} | {found.seeds} | {' | '.join(cells)} | {usd} |"
+
+
+def label(setting: Setting) -> str:
+    """Task, method, and what tells it from others of that method."""
+    tokens = f", {setting.tokens:,} tokens" if setting.tokens else ""
+    stated = ", form stated" if setting.stated else ""
+    return f"{setting.task} {setting.method}{stated}{tokens}"
 
 
 def _price(model: str) -> tuple[float, float] | None:

@@ -114,6 +114,21 @@ def without_samples(
     return optimize(instruction, [], tried, how)
 
 
+def feedback_alone(
+    instruction: str, examples: Examples, tried: Sequence[str], how: str
+) -> list[Message]:
+    """The prompt of `optim.SGD` with what gradients say, and not what it is about."""
+    return optimize(instruction, [Feedback(each.text) for each in examples], tried, how)
+
+
+def samples_alone(
+    instruction: str, examples: Examples, tried: Sequence[str], how: str
+) -> list[Message]:
+    """The prompt of `optim.SGD` with inputs and outputs, and not what gradients say of them."""
+    shown = [Feedback(NOTHING, inputs=each.inputs, output=each.output) for each in examples]
+    return optimize(instruction, shown, tried, how)
+
+
 NOTHING = "The system's final answer was wrong."
 
 
@@ -165,7 +180,9 @@ METHODS = {
         rule=everywhere,
         prompt=without_samples,
     ),
-    "no-samples": Method("SGD's rewriting prompt without samples", prompt=without_samples),
+    "no-samples": Method(
+        "SGD's rewriting prompt without samples and their gradients", prompt=without_samples
+    ),
     "wrong-labels": Method("gradients from wrong labels", wrong_labels=True),
     "edges": Method("TextGrad's backward prompt, a call per predecessor", rule=rules.textgrad),
     "one-by-one": Method("the joint backward prompt, a call per predecessor", rule=one_by_one),
@@ -176,8 +193,18 @@ METHODS = {
     "sgd-5": Method("5 candidates", candidates=5),
     # what 5 candidates bring to the others: whether it is the gradient or the search
     "no-samples-5": Method(
-        "SGD's rewriting prompt without samples, 5 candidates",
+        "SGD's rewriting prompt without samples and their gradients, 5 candidates",
         prompt=without_samples,
+        candidates=5,
+    ),
+    "feedback-5": Method(
+        "SGD's rewriting prompt with gradients alone, 5 candidates",
+        prompt=feedback_alone,
+        candidates=5,
+    ),
+    "samples-5": Method(
+        "SGD's rewriting prompt with samples alone, 5 candidates",
+        prompt=samples_alone,
         candidates=5,
     ),
     "no-data-5": Method(
