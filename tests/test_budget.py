@@ -220,10 +220,29 @@ def test_anothers_flight_is_not_waited_for_within_a_call() -> None:
         assert kinds(asyncio.run(both())) == {"Reply": 2}
 
 
+def test_a_call_within_one_waits_for_none_that_waits_for_that_ones_slot() -> None:
+    model = answering()
+
+    async def asks(request: Request) -> Reply:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return await call(model, ask(max_tokens=1))
+
+    engine = Limited(Plain(asks), 1)
+
+    async def both() -> list[Any]:
+        calls = [call(engine, ask(max_tokens=1, sample=i)) for i in range(2)]
+        together = asyncio.gather(*calls, return_exceptions=True)
+        return await asyncio.wait_for(together, 60)
+
+    with Budget(calls=2) as budget:
+        found = asyncio.run(both())
+    assert kinds(found) == {"BudgetExceeded": 1, "Reply": 1} and budget.spent.calls == 2
+
+
 class Tree(NamedTuple):
     """A call that makes others first, at once or in turn, and what its reply takes."""
 
-    engine: int
     is_stated: bool
     length: int
     at_once: bool
@@ -231,8 +250,7 @@ class Tree(NamedTuple):
 
 
 def calls_of(within: st.SearchStrategy[list[Any]]) -> st.SearchStrategy[Tree]:
-    fields = st.integers(0, 2), st.booleans(), st.integers(1, 30), st.booleans()
-    return st.builds(Tree, *fields, within)
+    return st.builds(Tree, st.booleans(), st.integers(1, 30), st.booleans(), within)
 
 
 trees = st.recursive(
@@ -245,16 +263,17 @@ trees = st.recursive(
     st.integers(0, 300),
     st.integers(0, 30),
     st.booleans(),
+    st.integers(1, 3),
 )
 def test_calls_within_calls_end_whatever_waits_for_whatever(
-    forest: list[Tree], tokens: int, calls: int, nested: bool
+    forest: list[Tree], tokens: int, calls: int, nested: bool, slots: int
 ) -> None:
     """Each is answered or refused; what states its length passes no budget."""
 
     async def grow(request: Request) -> Reply:
-        tree = waiting.pop(request.sample)
+        tree, depth = waiting.pop(request.sample)
         await asyncio.sleep(0)
-        made = [made_of(each) for each in tree.within]
+        made = [made_of(each, depth + 1) for each in tree.within]
         if tree.at_once:
             await asyncio.gather(*made, return_exceptions=True)
         else:
@@ -262,10 +281,11 @@ def test_calls_within_calls_end_whatever_waits_for_whatever(
                 await asyncio.gather(each, return_exceptions=True)
         return Reply("x", usage=Usage(1, tree.length, calls=1))
 
-    def made_of(tree: Tree) -> Coroutine[Any, Any, Reply]:
-        waiting[number := next(numbers)] = tree
+    def made_of(tree: Tree, depth: int = 0) -> Coroutine[Any, Any, Reply]:
+        waiting[number := next(numbers)] = tree, depth
         stated = tree.length if tree.is_stated else None
-        return call(models[tree.engine], ask("x", sample=number, max_tokens=stated))
+        model = models.setdefault(depth, Limited(Plain(grow), slots))  # each asks the next
+        return call(model, ask("x", sample=number, max_tokens=stated))
 
     async def all_of_them() -> list[Any]:
         if nested:
@@ -273,8 +293,8 @@ def test_calls_within_calls_end_whatever_waits_for_whatever(
                 return await asyncio.gather(*map(made_of, forest), return_exceptions=True)
         return await asyncio.gather(*map(made_of, forest), return_exceptions=True)
 
-    numbers, waiting = itertools.count(), dict[int, Tree]()
-    models = [Plain(grow) for _ in range(3)]
+    numbers, waiting = itertools.count(), dict[int, tuple[Tree, int]]()
+    models: dict[int, Limited] = {}
     with Budget(calls=calls, tokens=tokens) as budget:
         found = asyncio.run(asyncio.wait_for(all_of_them(), 60))
     assert set(kinds(found)) <= {"Reply", "BudgetExceeded"}

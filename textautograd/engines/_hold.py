@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -138,10 +139,7 @@ class Hold:
 
     def _queue(self, budget: Budget) -> None:
         if self._queued is None:
-            for call in self.within:
-                call.waiting_within += 1
-                for full in call.budgets:  # it may be what others wait for
-                    full.wake()
+            _mark(self.within, 1)
         if self._queued is not budget:
             if self._queued is not None:
                 self._queued.unqueue(self)
@@ -152,8 +150,7 @@ class Hold:
         if self._queued is not None:
             self._queued.unqueue(self)
             self._queued = None
-            for call in self.within:
-                call.waiting_within -= 1
+            _mark(self.within, -1)
 
     def wake(self) -> bool:
         """Lets it try again; false if its event loop is no more."""
@@ -216,6 +213,26 @@ class Hold:
 def _settle(turn: Future[None]) -> None:
     if not turn.done():
         turn.set_result(None)
+
+
+def _mark(calls: tuple[Hold, ...], more: int) -> None:
+    for call in calls:
+        call.waiting_within += more
+        for budget in call.budgets:  # it may be what others wait for
+            budget.wake()
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """What goes on in here waits for other calls, and so do those within which it is made."""
+    calls = _within.get()
+    with _lock:
+        _mark(calls, 1)
+    try:
+        yield
+    finally:
+        with _lock:
+            _mark(calls, -1)
 
 
 def is_within_a_call() -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from textautograd.cancelling import check_cancelled
 from textautograd.checking import whole
+from textautograd.engines._hold import waiting
 from textautograd.engines._per_loop import PerLoop
 from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request
@@ -36,6 +37,14 @@ class Limited(Wrapper):
         return asyncio.Semaphore(self.n)
 
     async def complete(self, request: Request) -> Reply:
-        async with self._slots.here():
+        slots = self._slots.here()
+        if slots.locked():
+            with waiting():
+                await slots.acquire()
+        else:
+            await slots.acquire()
+        try:
             check_cancelled()  # while it waited
             return await self.inner.complete(request)
+        finally:
+            slots.release()
