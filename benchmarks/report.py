@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -28,7 +29,8 @@ from benchmarks.paper.settings import Setting, queued
 from benchmarks.paper.statistics import holm, interval, sign_test
 from benchmarks.paper.tables import compared, recalls, summary, table
 from textautograd.errors import UsageError
-from textautograd.terminal import tell, write_anything
+from textautograd.files import write_whole
+from textautograd.terminal import spelled, tell, write_anything
 
 HERE = Path(__file__).resolve().parent
 PUBLISHED = HERE / "results" / "paper.jsonl"
@@ -149,8 +151,8 @@ def main() -> None:
     arguments = parser.parse_args()
     write_anything()
     try:
-        if arguments.results.is_dir():
-            raise UsageError(f"argument --results: {arguments.results} is a directory, not a file")
+        if arguments.results.exists() and not arguments.results.is_file():
+            raise UsageError(f"argument --results: {arguments.results} is no file")
         found = lines.read(arguments.results)
         check(found)
         left_out = unknown(found)
@@ -163,17 +165,26 @@ def main() -> None:
             raise UsageError(
                 "--write publishes the results of this repository: leave out --results"
             )
+        text = report(found, arguments.results.resolve() == PUBLISHED)
+        if arguments.write:
+            publish(text, chart(bars(grouped(found))))
+        else:
+            print(text, flush=True)
     except (UsageError, OSError) as error:
-        sys.exit(str(error))
-    text = report(found, arguments.results.resolve() == PUBLISHED)
-    if not arguments.write:
-        print(text)
-        return
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit("\n".join(spelled(error)))
+
+
+def publish(text: str, drawn: str) -> None:
+    """Puts both where readers find them."""
     readme = HERE / "README.md"
-    before, rest = readme.read_text("utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", "utf-8")
-    (HERE / "paper.svg").write_text(chart(bars(grouped(found))), "utf-8")
+    whole = readme.read_text("utf-8")
+    if not (whole.count(BEGIN) == whole.count(END) == 1):
+        raise UsageError(f"{readme} must hold {BEGIN.strip()} and {END.strip()}, once each")
+    before, after = whole.split(BEGIN)[0], whole.split(END)[1]
+    write_whole(readme, f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
+    write_whole(HERE / "paper.svg", drawn.encode())
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fault_server import answer
 from hypothesis import given
 from hypothesis import strategies as st
+from test_paper_peers import metered
 
 import textautograd as ta
 from benchmarks import report
@@ -594,12 +596,16 @@ def test_sigterm_ends_a_peer_too(root: Path, tmp_path: Path) -> None:
     python.write_text(f"#!/bin/sh\necho $$ > {told}.new; mv {told}.new {told}\nexec sleep 600\n")
     python.chmod(0o755)
     words = ["--task", "bbh/navigate", "--method", "peer-gepa", "--tokens", "99", "--sizes", *"444"]
-    words += ["--peers", str(peers), "--api-base", "http://127.0.0.1:9/v1", "--data", str(root)]
+    words += ["--peers", str(peers), "--data", str(root)]
     words += ["--out", str(root / "out"), "--results", str(root / "x.jsonl")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.paper", *words], stderr=subprocess.PIPE, text=True
-    )
-    with process:
+    with (
+        metered(answer()) as (url, _),
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.paper", *words, "--api-base", url],
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
         while not told.exists():
             assert process.poll() is None
             time.sleep(0.01)
@@ -644,7 +650,8 @@ def test_a_queue_ends_at_what_fails_every_run(
         monkeypatch.setattr(command, "engine", lambda *_, e=engine, **__: e)
         assert call(root, "--queue", "small") == 1
         said = capsys.readouterr().err.splitlines()
-        assert len(said) == 1 + (last[0] == "2") and said[-1].startswith(last)
+        told = [line for line in said if not line.startswith("  ")]  # the others are notes
+        assert len(told) == 1 + (last[0] == "2") and told[-1].startswith(last)
 
 
 def test_the_interval_covers_what_it_should() -> None:
@@ -809,7 +816,7 @@ def test_a_report_of_a_damaged_file_is_one_line(
         (tmp_path / "bad", "line 1 is damaged"),
         (tmp_path / "lacks", "result 2 cannot be reported: it.key lacks task, method, .*: mend or"),
         (tmp_path / "none", "there are no results in .*none"),
-        (tmp_path, "directory"),
+        (tmp_path, "is no file"),
     ):
         for write in ([], ["--write"]):
             monkeypatch.setattr("sys.argv", ["report", "--results", str(place), *write])

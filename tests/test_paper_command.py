@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextvars
 import json
+import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_server import answer
 from test_paper import Model, call, model, root
+from test_paper_peers import metered
 
 from benchmarks.paper import __main__ as command
 from benchmarks.paper import lines
 from benchmarks.paper.arguments import asked_for, parser
 from benchmarks.paper.run import ROOT
 from benchmarks.paper.settings import Setting
+from textautograd.errors import ServerError
 from textautograd.locking import locked
 
 __all__ = ["model", "root"]
@@ -80,7 +85,8 @@ def test_a_peers_result_that_could_not_be_reported_is_no_line(
     python.write_text(f'#!/bin/sh\nfor last; do :; done\ncp {root}/result "$last"\n')
     python.chmod(0o755)
     words = ["--method", "peer-gepa", "--tokens", "9", "--peers", str(root / "peers")]
-    assert call(root, *words, "--api-base", "http://127.0.0.1:9/v1") == 1
+    with metered(answer()) as (url, _):
+        assert call(root, *words, "--api-base", url) == 1
     assert "result.json is damaged, its error" in capsys.readouterr().err
     assert not lines.read(root / "results" / "x.jsonl")
 
@@ -119,6 +125,60 @@ def test_the_example_of_one_run_of_the_queue_is_one_run() -> None:
     (words,) = re.findall(r"    python -m benchmarks.paper (--queue small --task .*)", readme)
     arguments = parser(None).parse_args(words.replace("URL", "u").split())
     assert len(asked_for(arguments)) == 1
+
+
+def test_a_run_of_other_questions_than_those_there_is_not_paid_for(
+    root: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(root, "--method", "start") == 0
+    file = root / "bbh" / "navigate.json"
+    file.write_text(file.read_text("utf-8").replace("odd", "even"), "utf-8")
+    seen = len(model.seen)
+    assert call(root, "--method", "sgd") == 1
+    said = capsys.readouterr().err
+    assert "it would be of other questions than results that are there" in said
+    assert "give another --results" in said and len(model.seen) == seen
+
+
+@pytest.mark.parametrize("damage", [{"before": 7}, {"cost": {"training": {"x": "many"}}}])
+def test_a_damaged_line_is_named_before_anything_is_run(
+    root: Path, model: Model, damage: dict[str, Any]
+) -> None:
+    assert call(root) == 0
+    results, seen = root / "results" / "x.jsonl", len(model.seen)
+    results.write_text(json.dumps(json.loads(results.read_text()) | damage) + "\n")
+    said = str(call(root, "--method", "start"))
+    assert "result 1 cannot be reported" in said and len(model.seen) == seen
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_results_go_to_a_file_and_files_into_directories(root: Path, model: Model) -> None:
+    os.mkfifo(root / "pipe")
+    assert "argument --results" in str(call(root, "--results", str(root / "pipe")))
+    for option in ("--out", "--results"):
+        place = root / "bbh" / "navigate.json" / "x"
+        assert f"argument {option}: " in str(call(root, option, str(place)))
+    assert not model.seen
+
+
+def test_a_server_that_is_down_ends_a_queue(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = Setting("bbh/navigate", "start", "a", "b", 0, (4, 4, 4))
+    queue = [replace(some, seed=seed) for seed in range(9)]
+    monkeypatch.setattr("benchmarks.paper.arguments.queued", lambda name: queue)
+    made: list[int] = []
+
+    def down(setting: Setting, *_: object) -> None:
+        made.append(setting.seed)
+        error = ServerError(f"503 at \x1b[31m{setting.seed}")
+        error.add_note("after 5 attempts")
+        raise error
+
+    monkeypatch.setattr(command, "ours", down)
+    assert call(root, "--queue", "small") == 1
+    said = capsys.readouterr().err
+    assert made == [0, 1] and "after 5 attempts" in said and "\x1b" not in said
 
 
 def test_what_a_newcomer_runs_goes_to_a_file_of_its_own(

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -278,6 +279,12 @@ def test_a_result_is_paid_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     gone = "http://127.0.0.1:9/v1"
     monkeypatch.setattr(subprocess, "run", script(json.dumps(result)))
+    with pytest.raises(UsageError, match=r"is no benchmarks\.paper\.server"):
+        go(gone)
+    with faults({"json": {"phase": {}}}) as plain, pytest.raises(UsageError, match="is no bench"):
+        go(plain.url)
+    assert not ran
+    monkeypatch.setattr("benchmarks.paper.peer.check_meters", lambda api_base: None)  # goes later
     with pytest.raises(UsageError, match="its result stays"):
         go(gone)
     with metered(answer()) as (url, _):
@@ -296,11 +303,33 @@ def test_a_result_is_paid_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             with pytest.raises(UsageError, match="is not done" if text == "{}" else "delete"):
                 go(gone, f"out-{i}")
     monkeypatch.setattr(subprocess, "run", script(json.dumps(result)))
-    for i, text in enumerate(("[]", '{"before": {"calls": 1}}', '{"before": []}', "1")):
+    many = json.dumps({"before": {"calls": 1, "input_tokens": 10**400, "output_tokens": 1}})
+    for i, text in enumerate(("[]", '{"before": {"calls": 1}}', '{"before": []}', "1", many)):
         body = io.BytesIO(text.encode())
         monkeypatch.setattr("urllib.request.urlopen", lambda _, body=body, **_options: body)
         with pytest.raises(UsageError, match=r"does not know what .* cost"):
             go(gone, f"counts-{i}")
+    with garbage() as url, pytest.raises(UsageError, match="its result stays"):
+        go(url, "garbage")
+    (job_file,) = (tmp_path / "garbage" / "peers").glob("*/job.json")
+    job_file.write_text("{}")
+    with pytest.raises(UsageError, match=r"job\.json is damaged"):
+        go(gone, "garbage")
+
+
+@contextmanager
+def garbage() -> Iterator[str]:
+    """A server of something else."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer_once() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(2**16)
+                connection.sendall(b"garbage nonsense\r\n\r\n")
+
+        threading.Thread(target=answer_once, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
 
 
 def test_batches_are_drawn_by_the_seed(tmp_path: Path) -> None:

@@ -190,5 +190,5 @@ def test_what_is_left_out_is_named(
     assert "but of methods that are not known: sgd-old" in str(reported(old))
     assert "leave out --results" in str(reported(line, words=("--write",)))
     monkeypatch.setattr(sys, "argv", ["report", "--results", str(root)])
-    with pytest.raises(SystemExit, match="is a directory, not a file"):
+    with pytest.raises(SystemExit, match="is no file"):
         report.main()

@@ -14,7 +14,7 @@ from textautograd import __version__, commands
 from textautograd.engines import Budget
 from textautograd.errors import EngineError, Error, UsageError
 from textautograd.stopping import stopped_by_signals
-from textautograd.terminal import harmless, tell, write_anything
+from textautograd.terminal import harmless, spelled, tell, write_anything
 
 _MODELS = """\
 models:
@@ -71,10 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.run(arguments)
             sys.stdout.flush()
     except Error as error:
-        # "  in an LLM call, called at …" names a line of this package here
-        notes = (note for note in getattr(error, "__notes__", ()) if not note.startswith("  in "))
-        for line in (f"textautograd: {error}", *notes):
-            print(harmless(in_options(line)), file=sys.stderr)
+        print(in_options("textautograd: " + "\n".join(spelled(error))), file=sys.stderr)
         if resume and isinstance(error, EngineError) and paid.spent.calls:
             print(f"what was paid for is kept{resume}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1

@@ -134,7 +134,7 @@ def lenient(output: str) -> str:
 
     Beside exact match it tells an agent that does not know from one that does not say it so.
     """
-    stated = re.findall(r"answer(?:\s+is)?\s*[:\s]\s*(.+)", output, re.IGNORECASE)
+    stated = re.findall(r"answer(?:\s+is)?(?:\s*:\s*|\s+)(.+)", output, re.IGNORECASE)
     for text in [stated[-1]] if stated else []:
         if found := _last_answer(text):
             return found

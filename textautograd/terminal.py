@@ -17,6 +17,13 @@ def harmless(text: str) -> str:
     return _HARMFUL.sub(lambda found: ascii(found[0])[1:-1], text.replace("\r\n", "\n"))
 
 
+def spelled(error: BaseException) -> list[str]:
+    """The lines that say an error to who runs a command. A note of where in the code a call was
+    made is for who wrote the code, and left out."""
+    notes = getattr(error, "__notes__", ())
+    return [harmless(line) for line in (str(error), *notes) if not line.startswith("  in ")]
+
+
 def write_anything() -> None:
     """Has the standard streams escape what their encoding lacks, rather than fail."""
     for stream in (sys.stdout, sys.stderr):

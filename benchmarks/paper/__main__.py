@@ -24,6 +24,7 @@ from typing import Any
 import textautograd as ta
 from benchmarks.paper import dry, lines
 from benchmarks.paper.arguments import asked_for, check_places, objection, parser
+from benchmarks.paper.checked import check, check_one_more
 from benchmarks.paper.groups import has_changed
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.peer import theirs
@@ -33,10 +34,10 @@ from benchmarks.paper.served import served
 from benchmarks.paper.settings import Setting, digest
 from textautograd.cli import in_options
 from textautograd.engines.base import Engine
-from textautograd.errors import DataError, RunError, UsageError
+from textautograd.errors import DataError, RunError, TransientError, UsageError
 from textautograd.locking import InUseError, locked
 from textautograd.stopping import stopped_by_signals
-from textautograd.terminal import write_anything
+from textautograd.terminal import spelled, write_anything
 
 
 def main(words: list[str] | None = None) -> None:
@@ -45,6 +46,7 @@ def main(words: list[str] | None = None) -> None:
     arguments = command.parse_args(words)
     write_anything()
     arguments.results = arguments.results or arguments.out / "results.jsonl"
+    again = "the same command goes on from here"
     try:
         wanted = asked_for(arguments)
     except UsageError as error:
@@ -52,20 +54,19 @@ def main(words: list[str] | None = None) -> None:
     if wrong := objection(wanted, arguments):
         command.error(wrong)
     try:
-        check_places(wanted, arguments)
-        if arguments.dry_run:
-            print(in_options(dry.report(wanted, arguments.data)))
-            return
-        lines.check(arguments.results)
-        if arguments.queue:
-            print(left(wanted, arguments), flush=True)
-    except (ta.Error, OSError) as error:
-        sys.exit(in_options(str(error)))
-    again = "the same command goes on from here"
-    try:
-        tree()  # of the code as it is now, whatever is changed while it runs
         with stopped_by_signals(f"ended; {again}"):
+            check_places(wanted, arguments)
+            if arguments.dry_run:
+                print(in_options(dry.report(wanted, arguments.data)))
+                return
+            lines.check(arguments.results)
+            check(lines.read(arguments.results))
+            if arguments.queue:
+                print(left(wanted, arguments), flush=True)
+            tree()  # of the code as it is now, whatever is changed while it runs
             fine = all_of(wanted, arguments)
+    except (ta.Error, OSError) as error:
+        sys.exit(said(error))
     except KeyboardInterrupt as stop:
         print(f"interrupted; {again}", file=sys.stderr)
         sys.exit(128 + getattr(stop, "number", signal.SIGINT))
@@ -86,7 +87,7 @@ def left(wanted: list[Setting], arguments: argparse.Namespace) -> str:
 
 def all_of(wanted: list[Setting], arguments: argparse.Namespace) -> bool:
     """Runs settings in order. Whether none failed; what would fail in each ends them."""
-    started, failed, told = time.time(), 0, set[str]()
+    started, failed, heard, in_a_row = time.time(), 0, set[str](), 0
     for setting in wanted:
         if time.time() - started > 60 * arguments.minutes:
             break
@@ -94,16 +95,24 @@ def all_of(wanted: list[Setting], arguments: argparse.Namespace) -> bool:
             continue
         try:
             one(setting, arguments)
+            in_a_row = 0
         except (ta.Error, OSError) as error:
             failed += 1
-            if (why := in_options(str(error))) not in told:  # one mistake may be that of many runs
-                print(f"{setting.task}, {setting.method}: {why}", file=sys.stderr, flush=True)
-            told.add(why)
-            if isinstance(error, RunError | OSError):
+            if str(error) not in heard:  # one mistake may be that of many runs
+                why = f"{setting.task}, {setting.method}: {said(error)}"
+                print(why, file=sys.stderr, flush=True)
+            heard.add(str(error))
+            in_a_row = in_a_row + 1 if isinstance(error, TransientError) else 0
+            if isinstance(error, RunError | OSError) or in_a_row == 2:  # the server is down
                 break
-    if failed > len(told):
+    if failed > len(heard):
         print(f"{failed} of {len(wanted)} runs failed", file=sys.stderr, flush=True)
     return not failed
+
+
+def said(error: Exception) -> str:
+    """An error in the words of the command line."""
+    return in_options("\n".join(spelled(error)))
 
 
 def one(setting: Setting, arguments: argparse.Namespace) -> None:
@@ -118,6 +127,7 @@ def one(setting: Setting, arguments: argparse.Namespace) -> None:
     try:
         with locked(arguments.out / "making" / digest(setting.key())):
             if not lines.is_there(lines.read(arguments.results), setting.key()):  # made meanwhile
+                check_questions(setting, arguments)
                 make(setting, arguments)
     except InUseError:
         if not arguments.queue:
@@ -137,10 +147,20 @@ def check_same(line: lines.Line, setting: Setting, arguments: argparse.Namespace
         )
 
 
+def check_questions(setting: Setting, arguments: argparse.Namespace) -> None:
+    """Raises `UsageError` where a line could not be reported beside those that are there."""
+    questions = load(setting.task, arguments.data, setting.seed, setting.sizes)
+    try:
+        check_one_more(lines.read(arguments.results), setting.key(), questions)
+    except UsageError as error:
+        raise UsageError(f"{arguments.results}: {error}: give another --results") from error
+
+
 def make(setting: Setting, arguments: argparse.Namespace) -> None:
     """Runs a setting, and appends its line."""
     print(f"{time.strftime('%H:%M:%S')} {setting.task} {setting.method} {setting.seed}", flush=True)
     api_base = arguments.api_base
+    weights = api_base and served(api_base, [setting.model, setting.optimizer_model])
     if METHODS[setting.method].peer:
         tokens = setting.tokens or tokens_of_ours(setting, lines.read(arguments.results))
         if tokens is None:
@@ -150,18 +170,20 @@ def make(setting: Setting, arguments: argparse.Namespace) -> None:
             )
         line = theirs(setting, tokens, arguments.data, arguments.out, api_base, arguments.peers)
     else:
-        engines = partial(engine, api_base=api_base)
+        engines = partial(engine, api_base=api_base, timeout=arguments.timeout)
         line = ours(setting, arguments.data, arguments.out / "calls.sqlite", engines)
     if api_base:
-        line["served"] = served(api_base, [setting.model, setting.optimizer_model])
+        line["served"] = weights
     lines.append(arguments.results, line)
     print(f"{time.strftime('%H:%M:%S')}   {summary(line)}", flush=True)
 
 
-def engine(name: str, max_tokens: int, api_base: str | None) -> Engine:
-    """A model by name, here or at a server."""
+def engine(name: str, max_tokens: int, api_base: str | None, timeout: float | None) -> Engine:
+    """A model by name, here or at a server, which may be slow."""
     options: dict[str, Any] = {"api_base": api_base, "api_key": "ours"} if api_base else {}
-    return ta.engine(name, max_tokens=max_tokens, timeout=None, **options)
+    if api_base or timeout is not None or name.startswith("local"):
+        options["timeout"] = timeout
+    return ta.engine(name, max_tokens=max_tokens, **options)
 
 
 def tokens_of_ours(setting: Setting, found: list[lines.Line]) -> int | None:

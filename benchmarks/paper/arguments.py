@@ -70,11 +70,13 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         help="the last instruction says from the beginning what an answer looks like",
     )
     add("--queue", choices=["small", "full"], help="the runs of this queue instead of one")
-    add("--minutes", type=minutes, default=math.inf, help="start no run after so many")
+    add("--minutes", type=time, default=math.inf, help="start no run after so many")
     add("--dry-run", action="store_true", help="calls, tokens and cost, by scripted replies")
     add("--data", type=Path, required=True, help="where bbh/, gsm8k/ and liar/ are")
     add("--download", action="store_true", help="fetch missing questions, as they are published")
     add("--api-base", help="an OpenAI-compatible server; peers need benchmarks.paper.server")
+    waits = "seconds for a reply (default: with --api-base as long as it takes)"
+    add("--timeout", type=time, help=waits)
     add("--peers", type=Path, help="the virtual environment of the peers")
     out = "where calls, locks and logs are kept (default: %(default)s)"
     add("--out", type=Path, default=Path("runs/paper"), help=out)
@@ -82,14 +84,14 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return found
 
 
-def minutes(text: str) -> float:
+def time(text: str) -> float:
     """A `type` of argparse's."""
     try:
         found = quantity(float(text))
     except ValueError:
         found = None
     if found is None:
-        raise argparse.ArgumentTypeError(f"must be a number of minutes, not {text}")
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, not {text}")
     return found
 
 
@@ -131,10 +133,17 @@ def check_places(wanted: list[Setting], arguments: argparse.Namespace) -> None:
             f"argument --data: there is no directory {arguments.data}: --download makes it, and "
             "fetches what is missing from where it is published"
         )
-    if arguments.results.is_dir():
-        raise UsageError(f"argument --results: {arguments.results} is a directory, not a file")
-    if not arguments.dry_run:
-        (arguments.out / "making").mkdir(parents=True, exist_ok=True)
+    if arguments.dry_run:
+        return
+    if arguments.results.exists() and not arguments.results.is_file():
+        raise UsageError(f"argument --results: {arguments.results} is no file")
+    for option, folder in (("results", arguments.results.parent), ("out", arguments.out)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"argument --{option}: {folder} cannot be a directory: {error}"
+            ) from error
 
 
 def objection(wanted: list[Setting], arguments: argparse.Namespace) -> str | None:

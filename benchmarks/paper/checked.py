@@ -9,6 +9,8 @@ from textwrap import shorten
 from typing import Any
 
 from benchmarks.paper.lines import Line
+from benchmarks.paper.numbers import is_count
+from benchmarks.paper.questions import BINARY, Questions
 from textautograd.checking import misfit
 from textautograd.errors import UsageError
 
@@ -43,6 +45,26 @@ def check(found: list[Line]) -> None:
             )
 
 
+def check_one_more(found: list[Line], key: dict[str, Any], questions: Questions) -> None:
+    """Finds out whether a run that is to be made could be reported with these lines.
+
+    Raises:
+        UsageError: it would be of other questions, or of the same ones with other answers.
+    """
+    right = [0] * len(questions.test)
+    line = {"key": key, "indices": questions.indices, "data": questions.digest}
+    line["after"] = {"exact": right}
+    if questions.task in BINARY:
+        line["labels"] = [example.answer for example in questions.test]
+    there = {about: what for each in found for about, what in _common(each)}
+    for about, what in _common(line):
+        if there.get(about, what) != what:
+            raise UsageError(
+                f"it would be of other questions than results that are there: {about} is {what} "
+                f"now, and {there[about]} there"
+            )
+
+
 def _common(line: Line) -> Iterator[tuple[str, Any]]:
     """What lines must have in common, and what this one has."""
     key, tested = line["key"], line["indices"]["test"]
@@ -64,6 +86,9 @@ def _unfit(line: Line) -> str | None:
     for part, shape in OPTIONAL.items():
         if part in line and (why := misfit(line[part], shape, f"its {part}")):
             return why
+    costs = [n for stage in line["cost"].values() for counts in stage.values() for n in counts]
+    if not all(map(is_count, costs)):
+        return "its cost is no number of calls or tokens"
     lists = {f"{s}.{n}": line[s][n] for s in ("before", "after") for n in STAGE}
     if any(hit not in (0, 1) for hits in lists.values() for hit in hits):
         return "what is right or wrong is neither 0 nor 1"

@@ -13,7 +13,6 @@ small machines can do.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import textautograd as ta
@@ -68,8 +67,10 @@ class Statement(ta.Function):
 
     @staticmethod
     def forward(ctx: Any, *texts: str) -> str:
-        found = re.findall(r"<output statement>(.*?)</output statement>", texts[0], re.DOTALL)
-        return found[-1].strip() if found else texts[0]
+        found, rest = texts[0], texts[0]
+        while "</output statement>" in (rest := rest.partition("<output statement>")[2]):
+            found, _, rest = rest.partition("</output statement>")
+        return found if found is texts[0] else found.strip()
 
     @staticmethod
     def backward(ctx: Any, grad: ta.Gradient) -> ta.Gradient:

@@ -67,6 +67,16 @@ def _aside(path: Path) -> Path:
 def append(path: Path, line: Line) -> None:
     """Adds a line, in the place of what an interrupted write may have left, which goes to a file
     beside it: it may be somebody's whole line with a mistake in it."""
+    try:
+        _append(path, (json.dumps(line) + "\n").encode())  # escaped: UTF-8 has no lone surrogates
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({error}): when that is mended, the same command writes the "
+            "line, and pays for nothing again"
+        ) from error
+
+
+def _append(path: Path, line: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         taken(file.fileno(), wait=True)  # another process may be adding one
@@ -79,7 +89,7 @@ def append(path: Path, line: Line) -> None:
             file.truncate(len(there) - len(last))
         elif last:  # whole, but for its end
             file.write(b"\n")
-        file.write((json.dumps(line) + "\n").encode())  # escaped, as UTF-8 has no lone surrogates
+        file.write(line)
 
 
 def found(lines: list[Line], key: dict[str, Any]) -> Line | None:

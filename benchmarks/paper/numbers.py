@@ -1,9 +1,15 @@
-"""Numbers as a command takes them."""
+"""Numbers as a command takes them, and as a server tells them."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
+
+
+def is_count(value: Any) -> bool:
+    """Whether it can be a number of calls or tokens."""
+    return type(value) is int and 0 <= value < 2**53
 
 
 def at_least(least: int) -> Callable[[str], int]:

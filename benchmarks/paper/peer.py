@@ -7,11 +7,14 @@ import os
 import subprocess
 import time
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 from benchmarks.paper.lines import Line
 from benchmarks.paper.methods import METHODS
+from benchmarks.paper.numbers import is_count
 from benchmarks.paper.questions import Questions, load
 from benchmarks.paper.run import scores, tree
 from benchmarks.paper.settings import Setting, digest
@@ -46,10 +49,13 @@ def theirs(
     job_file, result_file = folder / "job.json", folder / "result.json"
     run = f"{place}-{time.time_ns()}"
     if result_file.exists():  # the run goes on under its name
-        run = loaded(job_file)["run"]
+        run = loaded(job_file).get("run")
+        if not isinstance(run, str):
+            raise UsageError(f"{job_file} is damaged: delete {folder} to run it again")
     write_whole(job_file, json.dumps({**told, "run": run}).encode())
     started = time.time()
     if not (result_file.exists() and loaded(result_file).get("after") is not None):
+        check_meters(api_base)
         command = [peers / "bin" / "python", "-m", f"benchmarks.paper.peers.{script}", name]
         with (folder / "log.txt").open("w") as log:
             subprocess.run(
@@ -133,6 +139,33 @@ def job(setting: Setting, questions: Questions, api_base: str, run: str) -> dict
     }
 
 
+def check_meters(api_base: str) -> None:
+    """Finds out, before a peer costs anything, whether a server counts what it costs.
+
+    Raises:
+        UsageError: it does not, or there is none.
+    """
+    try:
+        found = usage_of(api_base, "none")
+    except (OSError, ValueError, HTTPException, RecursionError) as error:
+        found = error
+    if found != {}:
+        raise UsageError(
+            f"{api_base} is no benchmarks.paper.server, which counts what a peer costs "
+            f"(GET {api_base}/usage: {found!r:.80}): start that in front of the models"
+        )
+
+
+def usage_of(api_base: str, run: str) -> Any:
+    """What the server says of a run."""
+    try:
+        with urllib.request.urlopen(f"{api_base}/usage?run={run}", timeout=60) as reply:
+            return json.loads(reply.read(2**24))
+    except HTTPError as error:
+        error.close()
+        raise
+
+
 def asked_of(api_base: str, run: str, phases: list[str], folder: Path) -> dict[str, dict[str, int]]:
     """What the server counted in a run, by phase.
 
@@ -140,14 +173,14 @@ def asked_of(api_base: str, run: str, phases: list[str], folder: Path) -> dict[s
         UsageError: it is gone, or does not know these phases of the run.
     """
     try:
-        with urllib.request.urlopen(f"{api_base}/usage?run={run}", timeout=60) as reply:
-            found = json.load(reply)
-    except (OSError, ValueError) as error:
+        found = usage_of(api_base, run)
+    except (OSError, ValueError, HTTPException, RecursionError) as error:
         raise UsageError(
             f"what {run} cost is not known, as {api_base} failed ({error}): its result stays in "
             f"{folder}, and is used when the server answers"
         ) from None
-    if misfit(found, dict.fromkeys(phases, COUNTS)) or misfit(found, {str: COUNTS}):
+    fits = not (misfit(found, dict.fromkeys(phases, COUNTS)) or misfit(found, {str: COUNTS}))
+    if not fits or not all(is_count(found[p][name]) for p in found for name in COUNTS):
         raise UsageError(
             f"{api_base} does not know what {run} cost: delete {folder} to run it again"
         )

@@ -14,7 +14,7 @@ def served(api_base: str, names: list[str]) -> dict[str, dict[str, Any]]:
     """What tells these models' weights from others of the same name, where the server says it."""
     try:
         with urllib.request.urlopen(f"{api_base}/models", timeout=10) as reply:
-            listed = json.load(reply)["data"]
+            listed = json.loads(reply.read(2**24))["data"]
         return {m["id"]: meta(m) for m in listed if m["id"] in names and meta(m)}
     except (OSError, http.client.HTTPException, RecursionError):
         return {}

@@ -32,6 +32,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from benchmarks.paper.numbers import at_least, is_count
 from benchmarks.paper.served import meta
 from textautograd.engines._store import Store
 from textautograd.errors import Error
@@ -141,8 +142,8 @@ class Proxy:
     async def _answer(self, request: web.Request, used: Usage) -> Answer:
         try:
             body = await request.json()
-        except (ValueError, RecursionError):
-            body = None
+        except (ValueError, RecursionError, LookupError, web.RequestPayloadError):
+            body = None  # or in an encoding that there is none of
         if not isinstance(body, dict):
             return _refusal(400, "the body is no JSON object")
         upstream = self.models.get(str(body.get("model")))
@@ -189,7 +190,7 @@ class Proxy:
         try:
             async with self.session.post(address, json=body, headers=_of(upstream)) as response:
                 answer = Answer(response.status, await response.json(content_type=None))
-        except (aiohttp.ClientError, ValueError, RecursionError) as error:
+        except (aiohttp.ClientError, ValueError, RecursionError, LookupError) as error:
             return _refusal(502, f"the model's server failed: {error}")
         if answer.status == 200 and not _is_completion(answer.body):
             return _refusal(502, f"the model's server sent no choices: {answer.body!r:.200}")
@@ -246,7 +247,7 @@ def _read(kept: str | None) -> Any:
 
 def _tokens(usage: Any, name: str) -> int:
     number = usage.get(name) if isinstance(usage, dict) else None
-    return number if type(number) is int and number > 0 else 0
+    return number if is_count(number) else 0
 
 
 def _draws(body: dict[str, Any], wanted: int) -> list[dict[str, Any]]:
@@ -305,9 +306,10 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--keep", type=Path, help="a file for replies at temperature 0")
-    parser.add_argument("--slots", type=int, default=SLOTS, help="requests computed at once")
-    parser.add_argument("--context", type=int, default=CONTEXT, help="tokens of each, on average")
-    parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 8))
+    some = at_least(1)
+    parser.add_argument("--slots", type=some, default=SLOTS, help="requests computed at once")
+    parser.add_argument("--context", type=some, default=CONTEXT, help="tokens of each, on average")
+    parser.add_argument("--threads", type=some, default=min(os.cpu_count() or 1, 8))
     given = parser.parse_args()
     named = [u.partition("=") for u in given.upstream]
     for text, (name, _, url) in zip(given.upstream, named, strict=True):
