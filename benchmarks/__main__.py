@@ -13,7 +13,7 @@ def commands() -> dict[str, str]:
     """What each does, by the name that `python -m` takes."""
     files = {f"benchmarks.{file.stem}": file for file in HERE.glob("[a-z]*.py")}
     files |= {f"benchmarks.{file.parent.name}": file for file in HERE.glob("*/__main__.py")}
-    files["benchmarks.paper.server"] = HERE / "paper" / "server.py"
+    files |= {f"benchmarks.paper.{n}": HERE / "paper" / f"{n}.py" for n in ("server", "unpack")}
     told = {name: ast.get_docstring(ast.parse(files[name].read_text("utf-8"))) for name in files}
     return {name: (text or "").split("\n")[0] for name, text in sorted(told.items())}
 

@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from fault_server import Faults, answer, faults, refusal
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.paper.served import served
 from benchmarks.paper.server import MAX_TOKENS, Upstream, application, main
+from benchmarks.paper.unpack import FIVE_BITS, unpacked
 
 MESSAGES = [{"role": "user", "content": "Hi."}]
 
@@ -309,3 +313,14 @@ def test_garbage_is_refused_in_json_and_counts_no_tokens() -> None:
     assert [status for status, _ in refused] == [400] * 6
     assert usage["calls"] == 5 + 3 + 2 + 6 and usage["errors"] == 11
     assert usage["input_tokens"] == usage["output_tokens"] == usage["cached_tokens"] == 0
+
+
+@given(st.binary(min_size=66, max_size=66))
+def test_unpacked_weights_are_the_same_numbers(packed: bytes) -> None:
+    blocks = np.frombuffer(packed, np.uint8).reshape(3, FIVE_BITS)
+    for block, found in zip(blocks, unpacked(blocks), strict=True):
+        fifth = int.from_bytes(block[2:6].tobytes(), "little")
+        halves = [b & 15 for b in block[6:].tolist()] + [b >> 4 for b in block[6:].tolist()]
+        numbers = [low + 16 * (fifth >> i & 1) - 16 for i, low in enumerate(halves)]
+        assert found[:2].tolist() == block[:2].tolist()
+        assert found[2:].view(np.int8).tolist() == numbers
