@@ -415,8 +415,8 @@ MUTATIONS = [
     Mutation(
         "a call that has no room beside others is refused",
         "engines/budget.py",
-        "        if any(not one.waiting_within for",
-        "        if not any(not one.waiting_within for",
+        "        if call.around is None and self._shares:",
+        "        if call.around is self._shares:",
         "budget",
     ),
     Mutation(

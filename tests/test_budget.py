@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
+import math
 import multiprocessing
 import os
 import threading
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_engines_wrappers import Plain, ask, gathered
 
+import textautograd as ta
 from textautograd import errors
 from textautograd.engines import (
     Budget,
@@ -24,11 +26,13 @@ from textautograd.engines import (
     Limited,
     Reply,
     Request,
+    Retrying,
     Scripted,
     Usage,
     call,
     call_now,
 )
+from textautograd.engines._hold import is_within_a_call
 
 
 def priced(cost: float | None = 0.5) -> Scripted:
@@ -190,17 +194,21 @@ def test_what_waits_for_room_takes_no_slot_of_others() -> None:
     assert sorted(order) == ["outside", "slow", "waits"] and order[-1] == "waits"
 
 
-def test_calls_within_a_call_take_turns_with_each_other() -> None:
-    model = answering(length=1000)
+def test_a_call_within_another_waits_for_nobody() -> None:
+    """Whoever is waited for comes back: it has room, or is refused at once."""
+    model, other = answering(), answering()
+    found: list[Any] = []
 
-    async def vote(request: Request) -> Reply:
-        calls = (call(model, ask(sample=i)) for i in range(16))
-        found = await asyncio.gather(*calls, return_exceptions=True)
-        return next(each for each in found if isinstance(each, Reply))
+    async def asks(request: Request) -> Reply:
+        for tokens in (800, 700):
+            calls = (call(model, ask(max_tokens=tokens)) for _ in range(1))
+            found.extend(await asyncio.gather(*calls, return_exceptions=True))
+        return Reply("x", usage=Usage(1, 1, calls=1))
 
-    with Budget(tokens=3000) as budget:
-        gathered(call(Plain(vote), ask()))
-    assert len(model.calls) == 2 and budget.spent.calls == 3
+    with Budget(tokens=1000) as budget:
+        waits = call(other, ask())  # nothing is known of it
+        gathered(call(Plain(asks), ask(max_tokens=200)), waits)
+    assert kinds(found) == {"BudgetExceeded": 1, "Reply": 1} and budget.spent.calls == 3
 
 
 def test_anothers_flight_is_not_waited_for_within_a_call() -> None:
@@ -322,7 +330,8 @@ def test_one_who_waits_and_is_given_up_holds_nobody_up() -> None:
     assert kinds(found) == {"Reply": 2, "CancelledError": 1} and budget.spent.calls == 2
 
 
-def test_one_whose_loop_has_ended_holds_nobody_up() -> None:
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_one_whose_loop_has_ended_while_it_waits_holds_nobody_up(is_closed: bool) -> None:
     release = threading.Event()
 
     def slow(request: Request) -> Reply:
@@ -339,11 +348,135 @@ def test_one_whose_loop_has_ended_holds_nobody_up() -> None:
         loop = asyncio.new_event_loop()
         left = loop.create_task(call(model, ask()))
         loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
+        if is_closed:
+            loop.close()
         release.set()
         thread.join()
         assert call_now(model, ask()) is not None
-    assert budget.spent.calls == 2 and not left.done()
+        if not is_closed:  # when its loop goes on, so does it
+            assert loop.run_until_complete(left).text == "x"
+            loop.close()
+    assert budget.spent.calls == 3 - is_closed
+
+
+def test_one_that_is_in_flight_on_a_loop_that_has_stopped_is_not_waited_for() -> None:
+    async def fails() -> None:
+        left.append(asyncio.create_task(call(model, ask())))
+        await asyncio.sleep(0)
+        raise ValueError
+
+    left: list[Any] = []
+    model, loop = answering(), asyncio.new_event_loop()
+    with Budget(tokens=100) as budget:
+        with pytest.raises(ValueError):
+            loop.run_until_complete(fails())
+        assert "1 calls in flight" in repr(budget)
+        assert isinstance(gathered(call(model, ask()))[0], Reply)
+        loop.run_until_complete(left[0])
+        loop.close()
+    assert budget.spent.calls == 2 and "in flight" not in repr(budget)
+
+
+def test_a_budget_for_each_sample_and_an_engine_with_fewer_slots() -> None:
+    """Who waits for a slot that others hold, in budgets of their own, comes back."""
+    engine = Retrying(Limited(answering(), 2))
+
+    def sample(number: int) -> int:
+        with Budget(tokens=100) as own:
+            both = [ta.nn.LLM(name).to(engine)(question=str(number)) for name in "AB"]
+            assert [each.data for each in both] == ["x", "x"]
+        return own.spent.calls
+
+    assert ta.map(sample, range(8)) == [2] * 8
+
+
+@pytest.mark.parametrize("late", range(12))
+def test_a_slot_that_changes_hands_refuses_nobody(late: int) -> None:
+    engine = Limited(answering(), 1)
+
+    async def after() -> Reply:
+        for _ in range(late):
+            await asyncio.sleep(0)
+        return await call(engine, ask(max_tokens=150))
+
+    with Budget(tokens=250):
+        calls = [call(engine, ask(max_tokens=100)) for _ in range(2)]
+        assert kinds(gathered(*calls, after())) == {"Reply": 3}
+
+
+def test_who_has_no_budget_does_not_wait_for_anothers() -> None:
+    order: list[str] = []
+    engine, dear = Coalesced(answering()), answering()
+
+    async def inside() -> None:
+        with Budget(tokens=100):
+            first = asyncio.create_task(call(dear, ask()))
+            await asyncio.sleep(0)
+            await call(engine, ask(temperature=0))
+            order.append("inside")
+            await first
+
+    async def outside() -> None:
+        await asyncio.sleep(0)
+        await call(engine, ask(temperature=0))
+        order.append("outside")
+
+    gathered(inside(), outside())
+    assert order == ["outside", "inside"]
+
+
+def test_calls_that_outlive_the_one_they_were_made_in_are_nobodys() -> None:
+    around: list[bool] = []
+
+    async def chain(request: Request) -> Reply:
+        around.append(is_within_a_call())
+        if request.sample:
+            following.append(asyncio.create_task(call(model, ask(sample=request.sample - 1))))
+        return Reply("x", usage=Usage(1, 1, calls=1))
+
+    async def all_of_them() -> None:
+        await call(model, ask(sample=9))
+        while following:
+            await following.pop()
+            around.append(is_within_a_call())
+
+    following: list[Any] = []
+    model = Plain(chain)
+    with Budget(tokens=10**6):
+        asyncio.run(all_of_them())
+    assert around.count(True) == 10  # each within itself alone
+
+
+def test_work_for_waiting_calls_grows_no_faster_than_they_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries: list[int] = []
+    room = Budget.room
+    monkeypatch.setattr(Budget, "room", lambda *each: tries.append(1) or room(*each))  # type: ignore[func-returns-value]
+    for n in (50, 200):
+        tries.clear()
+        model = answering()
+        with Budget(tokens=1000):
+            found = gathered(*(call(model, ask(max_tokens=100, sample=i)) for i in range(n)))
+        assert kinds(found) == {"Reply": n} and len(tries) <= 4 * n
+
+
+@pytest.mark.parametrize("limits", [{"tokens": math.inf}, {"usd": math.inf}, {"calls": math.inf}])
+def test_no_limit_can_be_written_as_infinity(limits: dict[str, Any]) -> None:
+    with Budget(**limits) as budget:
+        assert kinds(gathered(*(call(answering(), ask()) for _ in range(3)))) == {"Reply": 3}
+    assert (budget.calls, budget.tokens, budget.usd) == (None, None, None)
+
+
+def test_a_server_that_hangs_for_ever_overflows_nothing() -> None:
+    def hangs(request: Request) -> str:
+        raise errors.TimeoutExpired("no reply")
+
+    model = Scripted(hangs)
+    with Budget(usd=1.0, tokens=10**6):
+        for _ in range(1100):
+            with pytest.raises(errors.TimeoutExpired):
+                call_now(model, ask())
 
 
 def test_each_purpose_has_its_length() -> None:
@@ -650,12 +783,17 @@ def test_what_is_in_flight_in_the_parent_holds_nothing_in_a_child() -> None:
     def child() -> None:
         os._exit(0 if call_now(Scripted(lambda request: "x"), ask()) else 1)
 
-    with Budget(calls=1, tokens=100):
-        context = contextvars.copy_context()
-        thread = threading.Thread(target=context.run, args=(call_now, model, ask()))
-        thread.start()
-        while not model.calls:
-            pass
+    budget = Budget(calls=1, tokens=100)
+
+    def elsewhere() -> None:
+        with budget:
+            call_now(model, ask())
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    while not model.calls:
+        pass
+    with budget:
         process = multiprocessing.get_context("fork").Process(target=child)
         process.start()
         process.join(60)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 # Of all budgets: a call gets room in all that are active, or in none. A coroutine that is thrown
 # away gives back what it held wherever that happens, so also where the lock is held.
 _lock = threading.RLock()
-_within: ContextVar[tuple[Hold, ...]] = ContextVar("calls_within_calls", default=())
+_within: ContextVar[Hold | None] = ContextVar("call_around", default=None)
 
 
 @dataclass(slots=True)
@@ -62,21 +61,20 @@ class Hold:
     """One call's share of every budget, from before it is sent until it has come back.
 
     A call waits while there may be room for it once others have come back. One that is made within
-    another, which does not come back before it, has the room of which nothing is known but that the
-    other holds it, and overtakes.
+    another never waits, so that whoever is waited for comes back.
     """
 
     __slots__ = (
-        "_queued",
+        "_loop",
         "_token",
         "_turn",
+        "around",
         "budgets",
         "engine",
         "input_tokens",
+        "is_over",
         "max_tokens",
         "purpose",
-        "waiting_within",
-        "within",
     )
 
     def __init__(self, request: Request, engine: Engine, budgets: tuple[Budget, ...]) -> None:
@@ -84,14 +82,14 @@ class Hold:
         self.engine = engine
         self.purpose = request.purpose
         self.max_tokens = request.max_tokens
-        self.within = _within.get()
         self.input_tokens = 0
         if budgets:
             self.input_tokens = tokens_of("".join(str(m["content"]) for m in request.messages))
-        self.waiting_within = 0
-        self._token: Token[tuple[Hold, ...]]
-        self._queued: Budget | None = None
-        self._turn: tuple[AbstractEventLoop, Future[None]] | None = None
+        self.around = _around()
+        self.is_over = False
+        self._token: Token[Hold | None]
+        self._loop: AbstractEventLoop | None = None
+        self._turn: Future[None] | None = None
 
     def take_now(self) -> bool:
         """Whether there is room in all budgets, which is taken.
@@ -106,24 +104,27 @@ class Hold:
 
     async def take(self) -> None:
         """Takes room in all budgets as soon as there is some; raises as `take_now` does."""
-        if self.take_now():
-            return
         import asyncio
 
-        loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
+        full: Budget | None = None
         try:
             while True:
                 check_cancelled()
                 with _lock:
-                    full = self._take()
+                    before, full = full, self._take()
+                    if before is not None and before is not full:
+                        before.unqueue(self)
                     if full is None:
                         return
-                    self._queue(full)
-                    self._turn = loop, loop.create_future()
-                await self._turn[1]
-        finally:
+                    self._turn = self._loop.create_future()
+                    full.queue(self)
+                await self._turn
+        except BaseException:
             with _lock:
-                self._leave()
+                if full is not None:
+                    full.unqueue(self)
+            raise
 
     def _take(self) -> Budget | None:
         """The budget that has no room yet; `None` if there is room in all, which is taken."""
@@ -137,39 +138,31 @@ class Hold:
             budget.hold(self, share)
         return None
 
-    def _queue(self, budget: Budget) -> None:
-        if self._queued is None:
-            _mark(self.within, 1)
-        if self._queued is not budget:
-            if self._queued is not None:
-                self._queued.unqueue(self)
-            budget.queue(self)
-            self._queued = budget
-
-    def _leave(self) -> None:
-        if self._queued is not None:
-            self._queued.unqueue(self)
-            self._queued = None
-            _mark(self.within, -1)
-
     def wake(self) -> bool:
-        """Lets it try again; false if its event loop is no more."""
-        if self._turn is not None:
-            loop, turn = self._turn
-            try:
-                loop.call_soon_threadsafe(_settle, turn)
-            except RuntimeError:
-                return False
-        return True
+        """Lets it try again; false if its event loop does not run, which may be for ever."""
+        if self._loop is None or self._turn is None:
+            return True
+        try:
+            self._loop.call_soon_threadsafe(_settle, self._turn)
+        except RuntimeError:  # it is closed
+            return False
+        return self._loop.is_running()
+
+    def is_stopped(self) -> bool:
+        """Whether it may never come back, as its event loop does not run."""
+        return self._loop is not None and not self._loop.is_running()
 
     def __enter__(self) -> None:
         """What is called from here on is made within this call."""
         if self.budgets:
-            self._token = _within.set((*self.within, self))
+            self._token = _within.set(self)
 
     def __exit__(self, *_: object) -> None:
         if self.budgets:
-            _within.reset(self._token)
+            try:
+                _within.reset(self._token)
+            except ValueError:  # a coroutine that was thrown away ends in another context
+                pass
 
     def charge(self, reply: Reply | None) -> None:
         if reply is None or reply.cached:
@@ -184,14 +177,14 @@ class Hold:
             if usage is not None:
                 a_usage(usage, self.engine, f"raised {type(error).__name__}")
         except UsageError:
-            usage = None
+            self._settle(None)
             raise
-        finally:
-            self._settle(usage, error=error)
+        self._settle(usage, error=error)
 
     def _settle(
         self, usage: Usage | None, text: str = "", error: BaseException | None = None
     ) -> None:
+        self.is_over = True
         if not self.budgets:
             return
         reply = uncounted = 0
@@ -215,29 +208,17 @@ def _settle(turn: Future[None]) -> None:
         turn.set_result(None)
 
 
-def _mark(calls: tuple[Hold, ...], more: int) -> None:
-    for call in calls:
-        call.waiting_within += more
-        for budget in call.budgets:  # it may be what others wait for
-            budget.wake()
-
-
-@contextmanager
-def waiting() -> Iterator[None]:
-    """What goes on in here waits for other calls, and so do those within which it is made."""
-    calls = _within.get()
-    with _lock:
-        _mark(calls, 1)
-    try:
-        yield
-    finally:
-        with _lock:
-            _mark(calls, -1)
+def _around() -> Hold | None:
+    """The innermost call within which this is done, of those that have not come back."""
+    found = _within.get()
+    while found is not None and found.is_over:
+        found = found.around
+    return found
 
 
 def is_within_a_call() -> bool:
-    """Whether a call that holds room has led here, and waits for what is done here."""
-    return bool(_within.get())
+    """Whether a call that holds room has led here, and may wait for what is done here."""
+    return _around() is not None
 
 
 def locked() -> AbstractContextManager[bool]:

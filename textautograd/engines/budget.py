@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any
 
@@ -28,10 +30,11 @@ class Budget:
     purpose. Where nothing is known yet, all that is left: so until one has come back, the calls of
     an engine go one at a time (twice as many after each that timed out), and an engine that waits
     for company before it answers waits for ever. So only a call can pass a budget whose input has
-    more tokens than that, as code has, or whose reply is longer or dearer than all before it. A
-    provider that counts no tokens is held to the estimate; a whole reply without a price stops a
-    budget in dollars before the next call (`SetupError`). Replies from a cache, and calls that fail
-    unpaid, cost nothing; an answer that cannot be read counts as a call, as dear as the dearest.
+    more tokens than that, as code has, or whose reply is longer or dearer than all before it; and
+    those that an engine makes within a call of its own, which wait for nobody. A provider that
+    counts no tokens is held to the estimate; a whole reply without a price stops a budget in
+    dollars before the next call (`SetupError`). Replies from a cache, and calls that fail unpaid,
+    cost nothing; an answer that cannot be read counts as a call, as dear as the dearest.
     """
 
     def __init__(
@@ -40,15 +43,15 @@ class Budget:
         for name, limit in (("calls", calls), ("tokens", tokens), ("usd", usd)):
             if limit is not None and not (_is_number(limit) and limit >= 0):
                 raise UsageError(f"{name} must be a number that is not negative, not {limit!r}")
-        self.calls = calls
-        self.tokens = tokens
-        self.usd = usd
+        self.calls, self.tokens, self.usd = (
+            None if limit == float("inf") else limit for limit in (calls, tokens, usd)
+        )
         self._spent = Usage()
         self._uncounted = 0  # tokens, estimated, of a provider that does not count
-        self._shares: dict[Hold, Share] = {}
+        self._shares: OrderedDict[Hold, Share] = OrderedDict()  # of those in flight
         self._held: list[float] = [0, 0.0, 0, 0.0]  # their sum
-        self._outer: dict[Hold, None] = {}  # those that wait, in turn
-        self._inner: dict[Hold, None] = {}  # and those made within others
+        self._queue: OrderedDict[Hold, None] = OrderedDict()
+        self._process = os.getpid()
         self._known: dict[tuple[int, str], Known] = {}
 
     @property
@@ -83,38 +86,46 @@ class Budget:
         """What it is to hold; `None` if it has to wait for others.
 
         Raises:
-            BudgetExceeded: there would be no room if all others cost nothing.
+            BudgetExceeded: there is no room for it, and none to wait for.
             SetupError: dollars are limited, and a call has no price.
         """
+        if self._process != os.getpid():  # what is in flight comes back in the parent
+            self._process = os.getpid()
+            self._forget(self._shares)
+            self._queue.clear()
         known = self.known(call)
         tokens = call.input_tokens + (call.max_tokens or known.longest)
         dollars = known.dearest
         if self.calls is self.tokens is self.usd is None:
             return Share(tokens, dollars)
         left_tokens, left_dollars = self._left(tokens, dollars)
-        if not call.within and call is not next(iter(self._outer), call):
-            return None  # those before it are served first
-        around = [self._shares[one] for one in call.within if one in self._shares]
         more_tokens, more_dollars = 0, 0.0
-        if self.tokens is not None and not (call.max_tokens or known.has_length):
-            all_left = left_tokens - self._needed(call, around, 0)
-            more_tokens = max(0, int(all_left / 2**known.timeouts) - tokens)
-        if self.usd is not None and not known.has_price:
-            all_left = left_dollars - self._needed(call, around, 1)
-            more_dollars = max(0.0, all_left / 2**known.timeouts - dollars)
+        if call.around is None:
+            if call is not next(iter(self._queue), call):
+                return None  # those before it are served first
+            part = 2.0 ** -min(known.timeouts, 60)
+            if self.tokens is not None and not (call.max_tokens or known.has_length):
+                more_tokens = max(0, int(left_tokens * part) - tokens)
+            if self.usd is not None and not known.has_price:
+                more_dollars = max(0.0, left_dollars * part - dollars)
         share = Share(tokens, dollars, more_tokens, more_dollars)
-        if self._fits(share, around, left_tokens, left_dollars):
+        if self._fits(call, share, left_tokens, left_dollars):
             return share
-        if any(not one.waiting_within for one in self._shares if one not in call.within):
-            return None
+        if call.around is None and self._shares:
+            if not (oldest := next(iter(self._shares))).is_stopped():
+                return None
+            self._forget([oldest])
+            return self.room(call)
         raise BudgetExceeded(f"the next call would pass the budget: {self!r}")
 
-    def _fits(self, share: Share, around: list[Share], tokens: float, dollars: float) -> bool:
-        """Whether there is room for a share beside those in flight, within others."""
+    def _fits(self, call: Hold, share: Share, tokens: float, dollars: float) -> bool:
+        """Whether there is room for a share beside those in flight. A call within another, which
+        may hold all that is left, is held to what is known of those."""
         held = self._held
         calls = self._spent.calls + len(self._shares) + 1
-        tokens -= held[0] + held[2] - sum(each.more_tokens for each in around)
-        dollars -= held[1] + held[3] - sum(each.more_dollars for each in around)
+        outer = call.around is None
+        tokens -= held[0] + (held[2] if outer else 0)
+        dollars -= held[1] + (held[3] if outer else 0.0)
         return (
             (self.calls is None or calls <= self.calls)
             and (self.tokens is None or share.tokens + share.more_tokens <= tokens)
@@ -123,16 +134,6 @@ class Budget:
                 or share.dollars + share.more_dollars <= dollars + self.usd * ROUNDING
             )
         )
-
-    def _needed(self, call: Hold, around: list[Share], which: int) -> float:
-        """What those need that cannot come back before it: those around it, and those with calls
-        within them that wait."""
-        stuck = [
-            share[which] + share[which + 2]
-            for one, share in self._shares.items()
-            if one.waiting_within and one not in call.within
-        ]
-        return sum(stuck) + sum(share[which] for share in around)
 
     def _left(self, tokens: int, dollars: float) -> tuple[float, float]:
         """The tokens and dollars that are not spent, if such a call fits into them."""
@@ -169,38 +170,32 @@ class Budget:
 
     def settle(self, call: Hold, usage: Usage | None, uncounted: int) -> None:
         """Gives back what was held and charges what was used; `None` for nothing."""
-        for i, held in enumerate(self._shares.pop(call, ())):
-            self._held[i] -= held
-        if not self._shares:
-            self._held = [0, 0.0, 0, 0.0]  # sums of dollars are rounded
+        self._forget([call])
         self._uncounted += uncounted
         if usage is not None:
             self._spent += usage
         self.wake()
 
+    def _forget(self, calls: Iterable[Hold]) -> None:
+        for call in list(calls):
+            for i, held in enumerate(self._shares.pop(call, ())):
+                self._held[i] -= held
+        if not self._shares:
+            self._held = [0, 0.0, 0, 0.0]  # sums of dollars are rounded
+
     def queue(self, call: Hold) -> None:
-        """Lets it try again when another has come back."""
-        (self._inner if call.within else self._outer)[call] = None
+        """Lets it try again, in its turn, when another has come back."""
+        self._queue.setdefault(call)
 
     def unqueue(self, call: Hold) -> None:
         """It waits no more; the next one is served."""
-        (self._inner if call.within else self._outer).pop(call, None)
+        self._queue.pop(call, None)
         self.wake()
 
     def wake(self) -> None:
-        """Lets the first that waits try again, and all that are made within others."""
-        for call in list(self._inner):
-            if not call.wake():
-                del self._inner[call]
-        while self._outer and not (first := next(iter(self._outer))).wake():
-            del self._outer[first]
-
-    def forget(self) -> None:
-        """Forgets the calls in flight, which come back in another process."""
-        self._shares.clear()
-        self._outer.clear()
-        self._inner.clear()
-        self._held = [0, 0.0, 0, 0.0]
+        """Lets the first that waits try again."""
+        while self._queue and not (first := next(iter(self._queue))).wake():
+            del self._queue[first]  # if its loop goes on, it asks again
 
     def __repr__(self) -> str:
         limits = {"calls": self.calls, "tokens": self.tokens, "usd": self.usd}
@@ -222,7 +217,12 @@ def charge(usage: Usage) -> None:
 
 def has_limits() -> bool:
     """Whether a budget of the context has a limit."""
-    return any((b.calls, b.tokens, b.usd) != (None, None, None) for b in _active.get())
+    return bool(limits())
+
+
+def limits() -> tuple[Budget, ...]:
+    """The context's budgets that have a limit."""
+    return tuple(b for b in _active.get() if (b.calls, b.tokens, b.usd) != (None, None, None))
 
 
 class Metered(Wrapper):
@@ -232,8 +232,8 @@ class Metered(Wrapper):
 
     async def complete(self, request: Request) -> Reply:
         held = Hold(request, self.inner, _active.get())
-        await held.take()
         try:
+            await held.take()
             with held:
                 answer: Any = self.inner.complete(request)
                 if not hasattr(answer, "__await__"):
@@ -250,9 +250,9 @@ class Metered(Wrapper):
         if answer is None:
             return None
         held = Hold(request, self.inner, _active.get())
-        if not held.take_now():
-            return None  # `complete` waits for its turn
         try:
+            if not held.take_now():
+                return None  # `complete` waits for its turn
             with held:
                 reply: Reply | None = answer(request)
             if reply is not None:
@@ -271,12 +271,3 @@ def metered(engine: Engine) -> Engine:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _in_child() -> None:
-    for budget in _active.get():
-        budget.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)

@@ -17,7 +17,7 @@ from textautograd.engines._per_loop import PerLoop
 from textautograd.engines._store import Store
 from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request, Usage
-from textautograd.engines.budget import metered
+from textautograd.engines.budget import Budget, limits, metered
 from textautograd.errors import (
     BudgetExceeded,
     EngineError,
@@ -108,6 +108,9 @@ class Cached(Wrapper):
         return _read(key, self.store.get(key), request)
 
 
+_Key = tuple[str, tuple[Budget, ...]]
+
+
 class Coalesced(Wrapper):
     """Sends identical requests at temperature 0 that are in flight at the same time once.
 
@@ -117,13 +120,14 @@ class Coalesced(Wrapper):
 
     def __init__(self, inner: Engine) -> None:
         super().__init__(metered(inner))
-        self._flights: PerLoop[dict[str, _Flight]] = PerLoop(dict)
+        self._flights: PerLoop[dict[_Key, _Flight]] = PerLoop(dict)
 
     async def complete(self, request: Request) -> Reply:
         if request.temperature != 0 or is_within_a_call():  # for which the other may be waiting
             return await self.inner.complete(request)
         flights = self._flights.here()
-        key = key_of("", request)  # all go to one engine
+        # All go to one engine, and each waits for room in its own budgets.
+        key = key_of("", request), limits()
         while (flight := flights.get(key)) is not None:
             try:
                 return replace(await flight.landing(), usage=Usage(), cached=True)
@@ -141,7 +145,7 @@ class _Flight:
     """
 
     def __init__(
-        self, engine: Coalesced, request: Request, flights: dict[str, _Flight], key: str
+        self, engine: Coalesced, request: Request, flights: dict[_Key, _Flight], key: _Key
     ) -> None:
         import asyncio
 

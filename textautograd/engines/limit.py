@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from textautograd.cancelling import check_cancelled
 from textautograd.checking import whole
-from textautograd.engines._hold import waiting
 from textautograd.engines._per_loop import PerLoop
 from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request
@@ -37,14 +36,6 @@ class Limited(Wrapper):
         return asyncio.Semaphore(self.n)
 
     async def complete(self, request: Request) -> Reply:
-        slots = self._slots.here()
-        if slots.locked():
-            with waiting():
-                await slots.acquire()
-        else:
-            await slots.acquire()
-        try:
+        async with self._slots.here():
             check_cancelled()  # while it waited
             return await self.inner.complete(request)
-        finally:
-            slots.release()
