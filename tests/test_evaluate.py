@@ -76,7 +76,7 @@ def test_where_every_sample_fails_the_first_cause_is_raised() -> None:
     with pytest.raises(errors.BadRequestError, match="wrong key") as caught:
         ta.evaluate(module, [Example("a?", "x"), Example("b?", "x")], nn.ExactMatchLoss())
     assert caught.value is first
-    assert any("every other of the 2 samples" in note for note in first.__notes__)
+    assert any("all 2 samples failed" in note for note in first.__notes__)
 
 
 @pytest.mark.parametrize("is_async", [False, True])
