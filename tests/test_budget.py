@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import itertools
 import math
 import multiprocessing
 import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Coroutine
@@ -359,7 +361,11 @@ def test_one_whose_loop_has_ended_while_it_waits_holds_nobody_up(is_closed: bool
     assert budget.spent.calls == 3 - is_closed
 
 
-def test_one_that_is_in_flight_on_a_loop_that_has_stopped_is_not_waited_for() -> None:
+def test_one_that_is_in_flight_on_a_loop_that_has_stopped_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("textautograd.engines._hold.PATIENCE", 0.01)
+
     async def fails() -> None:
         left.append(asyncio.create_task(call(model, ask())))
         await asyncio.sleep(0)
@@ -375,6 +381,86 @@ def test_one_that_is_in_flight_on_a_loop_that_has_stopped_is_not_waited_for() ->
         loop.run_until_complete(left[0])
         loop.close()
     assert budget.spent.calls == 2 and "in flight" not in repr(budget)
+
+
+def test_one_that_was_woken_on_a_loop_that_then_stopped_holds_nobody_up() -> None:
+    model, loop = answering(), asyncio.new_event_loop()
+
+    async def started() -> list[Any]:
+        return [asyncio.create_task(call(model, ask())) for _ in range(2)]
+
+    with Budget(tokens=100) as budget:
+        first, second = loop.run_until_complete(started())
+        loop.run_until_complete(first)
+        assert not second.done()
+        assert isinstance(gathered(call(model, ask()))[0], Reply)
+        assert loop.run_until_complete(second).text == "x"
+        loop.close()
+    assert budget.spent.calls == 3
+
+
+def test_a_loop_that_stops_while_another_waits_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("textautograd.engines._hold.PATIENCE", 0.01)
+    stop, model, loop = threading.Event(), answering(), asyncio.new_event_loop()
+
+    async def in_flight_and_then_stopped() -> None:
+        left.append(asyncio.create_task(call(model, ask())))
+        await asyncio.sleep(0)
+        stop.wait(60)
+
+    left: list[Any] = []
+    with Budget(tokens=100) as budget:
+        context = contextvars.copy_context()
+        work = in_flight_and_then_stopped()
+        thread = threading.Thread(target=context.run, args=(loop.run_until_complete, work))
+        thread.start()
+        while not model.calls:
+            pass
+
+        async def waits() -> Reply:
+            asyncio.get_running_loop().call_later(0.05, stop.set)
+            return await asyncio.wait_for(call(model, ask()), 60)
+
+        assert asyncio.run(waits()).text == "x"
+        thread.join()
+        loop.run_until_complete(left[0])
+        loop.close()
+    assert budget.spent.calls == 2
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 90), st.booleans()), max_size=12))
+def test_calls_in_budgets_within_budgets_all_end(made: list[tuple[bool, int, bool]]) -> None:
+    """Whichever of them has no room for which, and whoever is given up: no two give way to each
+    other for ever."""
+    model, outer, inner = answering(), Budget(tokens=200), Budget(tokens=100)
+
+    async def one(is_inner: bool, tokens: int) -> Reply:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(outer)
+            if is_inner:
+                stack.enter_context(inner)
+            return await call(model, ask("", max_tokens=tokens))
+
+    async def all_of_them() -> list[Any]:
+        tasks = [asyncio.create_task(one(is_inner, n)) for is_inner, n, _ in made]
+        await asyncio.sleep(0)
+        for task, (_, _, is_given_up) in zip(tasks, made, strict=True):
+            if is_given_up:
+                task.cancel()
+        return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
+
+    found = asyncio.run(all_of_them())
+    assert set(kinds(found)) <= {"Reply", "BudgetExceeded", "CancelledError"}
+    for budget in (outer, inner):
+        assert "in flight" not in repr(budget) and budget.spent.tokens <= (budget.tokens or 0)
+
+
+@pytest.mark.parametrize("tokens", [sys.maxsize, 10**17 - 1])
+def test_a_limit_may_be_larger_than_floats_are_exact(tokens: int) -> None:
+    with Budget(tokens=tokens):
+        assert kinds(gathered(call(answering(), ask()))) == {"Reply": 1}
 
 
 def test_a_budget_for_each_sample_and_an_engine_with_fewer_slots() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import threading
-from contextlib import AbstractContextManager
+import time
+from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 # Of all budgets: a call gets room in all that are active, or in none. A coroutine that is thrown
 # away gives back what it held wherever that happens, so also where the lock is held.
 _lock = threading.RLock()
+_tickets = itertools.count()
+PATIENCE = 1.0  # seconds
 _within: ContextVar[Hold | None] = ContextVar("call_around", default=None)
 
 
@@ -66,6 +71,7 @@ class Hold:
 
     __slots__ = (
         "_loop",
+        "_stopped",
         "_token",
         "_turn",
         "around",
@@ -75,6 +81,8 @@ class Hold:
         "is_over",
         "max_tokens",
         "purpose",
+        "queued",
+        "ticket",
     )
 
     def __init__(self, request: Request, engine: Engine, budgets: tuple[Budget, ...]) -> None:
@@ -85,8 +93,12 @@ class Hold:
         self.input_tokens = 0
         if budgets:
             self.input_tokens = tokens_of("".join(str(m["content"]) for m in request.messages))
-        self.around = _around()
+        self.around = _living(_within.get())
         self.is_over = False
+        self.ticket = math.inf
+        """Its place among those that wait, which it keeps wherever it waits."""
+        self.queued: Budget | None = None
+        self._stopped: float | None = None
         self._token: Token[Hold | None]
         self._loop: AbstractEventLoop | None = None
         self._turn: Future[None] | None = None
@@ -107,24 +119,28 @@ class Hold:
         import asyncio
 
         self._loop = asyncio.get_running_loop()
-        full: Budget | None = None
         try:
             while True:
                 check_cancelled()
                 with _lock:
-                    before, full = full, self._take()
-                    if before is not None and before is not full:
-                        before.unqueue(self)
+                    full = self._take()
                     if full is None:
                         return
                     self._turn = self._loop.create_future()
-                    full.queue(self)
-                await self._turn
-        except BaseException:
+                    self._wait_in(full)
+                await asyncio.wait([self._turn], timeout=PATIENCE)  # a loop that stops tells nobody
+        finally:
             with _lock:
-                if full is not None:
-                    full.unqueue(self)
-            raise
+                self._wait_in(None)
+
+    def _wait_in(self, budget: Budget | None) -> None:
+        before, self.queued = self.queued, budget
+        if budget is not None and self.ticket == math.inf:
+            self.ticket = next(_tickets)
+        if budget is not None and budget is not before:
+            budget.queue(self)
+        if before is not None and before is not budget:
+            before.wake()
 
     def _take(self) -> Budget | None:
         """The budget that has no room yet; `None` if there is room in all, which is taken."""
@@ -138,31 +154,33 @@ class Hold:
             budget.hold(self, share)
         return None
 
-    def wake(self) -> bool:
-        """Lets it try again; false if its event loop does not run, which may be for ever."""
-        if self._loop is None or self._turn is None:
-            return True
-        try:
-            self._loop.call_soon_threadsafe(_settle, self._turn)
-        except RuntimeError:  # it is closed
-            return False
-        return self._loop.is_running()
+    def wake(self) -> None:
+        """Lets it try again, as soon as its event loop runs."""
+        if self._loop is not None and self._turn is not None:
+            with suppress(RuntimeError):  # it is closed
+                self._loop.call_soon_threadsafe(_settle, self._turn)
+
+    def runs(self) -> bool:
+        """Whether its event loop does."""
+        return self._loop is None or self._loop.is_running()
 
     def is_stopped(self) -> bool:
-        """Whether it may never come back, as its event loop does not run."""
-        return self._loop is not None and not self._loop.is_running()
+        """Whether it may never come back, as its event loop has not run since this was asked some
+        time ago."""
+        if self.runs():
+            self._stopped = None
+            return False
+        now = time.monotonic()
+        self._stopped = now if self._stopped is None else self._stopped
+        return now - self._stopped >= PATIENCE
 
     def __enter__(self) -> None:
         """What is called from here on is made within this call."""
-        if self.budgets:
-            self._token = _within.set(self)
+        self._token = _within.set(self)
 
     def __exit__(self, *_: object) -> None:
-        if self.budgets:
-            try:
-                _within.reset(self._token)
-            except ValueError:  # a coroutine that was thrown away ends in another context
-                pass
+        with suppress(ValueError):  # a coroutine that was thrown away ends in another context
+            _within.reset(self._token)
 
     def charge(self, reply: Reply | None) -> None:
         if reply is None or reply.cached:
@@ -185,6 +203,7 @@ class Hold:
         self, usage: Usage | None, text: str = "", error: BaseException | None = None
     ) -> None:
         self.is_over = True
+        self.around = _living(self.around)  # and no chain of those that are over
         if not self.budgets:
             return
         reply = uncounted = 0
@@ -208,17 +227,16 @@ def _settle(turn: Future[None]) -> None:
         turn.set_result(None)
 
 
-def _around() -> Hold | None:
-    """The innermost call within which this is done, of those that have not come back."""
-    found = _within.get()
-    while found is not None and found.is_over:
-        found = found.around
-    return found
+def _living(call: Hold | None) -> Hold | None:
+    """The innermost of a call and those around it that has not come back."""
+    while call is not None and call.is_over:
+        call = call.around
+    return call
 
 
 def is_within_a_call() -> bool:
     """Whether a call that holds room has led here, and may wait for what is done here."""
-    return _around() is not None
+    return _living(_within.get()) is not None
 
 
 def locked() -> AbstractContextManager[bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -50,7 +51,7 @@ class Budget:
         self._uncounted = 0  # tokens, estimated, of a provider that does not count
         self._shares: OrderedDict[Hold, Share] = OrderedDict()  # of those in flight
         self._held: list[float] = [0, 0.0, 0, 0.0]  # their sum
-        self._queue: OrderedDict[Hold, None] = OrderedDict()
+        self._waiting: list[tuple[float, int, Hold]] = []  # a heap, by ticket
         self._process = os.getpid()
         self._known: dict[tuple[int, str], Known] = {}
 
@@ -92,7 +93,7 @@ class Budget:
         if self._process != os.getpid():  # what is in flight comes back in the parent
             self._process = os.getpid()
             self._forget(self._shares)
-            self._queue.clear()
+            self._waiting.clear()
         known = self.known(call)
         tokens = call.input_tokens + (call.max_tokens or known.longest)
         dollars = known.dearest
@@ -101,21 +102,22 @@ class Budget:
         left_tokens, left_dollars = self._left(tokens, dollars)
         more_tokens, more_dollars = 0, 0.0
         if call.around is None:
-            if call is not next(iter(self._queue), call):
+            first = self._first(call)
+            if first is not None and first.ticket < call.ticket:
                 return None  # those before it are served first
             part = 2.0 ** -min(known.timeouts, 60)
             if self.tokens is not None and not (call.max_tokens or known.has_length):
-                more_tokens = max(0, int(left_tokens * part) - tokens)
+                more_tokens = max(0, min(int(left_tokens * part), int(left_tokens)) - tokens)
             if self.usd is not None and not known.has_price:
                 more_dollars = max(0.0, left_dollars * part - dollars)
         share = Share(tokens, dollars, more_tokens, more_dollars)
         if self._fits(call, share, left_tokens, left_dollars):
             return share
-        if call.around is None and self._shares:
-            if not (oldest := next(iter(self._shares))).is_stopped():
-                return None
+        if self._shares and (oldest := next(iter(self._shares))).is_stopped():
             self._forget([oldest])
             return self.room(call)
+        if call.around is None and self._shares:
+            return None
         raise BudgetExceeded(f"the next call would pass the budget: {self!r}")
 
     def _fits(self, call: Hold, share: Share, tokens: float, dollars: float) -> bool:
@@ -185,17 +187,25 @@ class Budget:
 
     def queue(self, call: Hold) -> None:
         """Lets it try again, in its turn, when another has come back."""
-        self._queue.setdefault(call)
+        heapq.heappush(self._waiting, (call.ticket, id(call), call))
 
-    def unqueue(self, call: Hold) -> None:
-        """It waits no more; the next one is served."""
-        self._queue.pop(call, None)
-        self.wake()
+    def _first(self, call: Hold | None) -> Hold | None:
+        """The first that waits here. One whose loop does not run is passed over, if it is not this
+        one: when its loop goes on, it asks again."""
+        while self._waiting:
+            first = self._waiting[0][2]
+            if first is call or (first.queued is self and first.runs()):
+                return first
+            heapq.heappop(self._waiting)
+            if first.queued is self:
+                first.queued = None
+                first.wake()
+        return None
 
     def wake(self) -> None:
         """Lets the first that waits try again."""
-        while self._queue and not (first := next(iter(self._queue))).wake():
-            del self._queue[first]  # if its loop goes on, it asks again
+        if (first := self._first(None)) is not None:
+            first.wake()
 
     def __repr__(self) -> str:
         limits = {"calls": self.calls, "tokens": self.tokens, "usd": self.usd}
