@@ -44,6 +44,7 @@ def test_one_step_on_the_embedded_model(tmp_path: Path) -> None:
         steps=1,
         batch_size=6,
         run_dir=tmp_path,
+        max_failed=1.0,  # of so small a model's backward replies, most may be unusable
     )
     (step,) = history.metrics
     assert step["wrong"] > 0 and "too long" in step["gradients"]["instruction"][0]
