@@ -21,6 +21,8 @@ import textautograd
 from textautograd import commands, loop
 from textautograd.cli import in_options, main, parser
 from textautograd.engines import Budget, Usage
+from textautograd.errors import UsageError
+from textautograd.terminal import spelled
 
 
 def model(body: dict[str, Any]) -> Any:
@@ -252,6 +254,13 @@ def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=120,
     )
+
+
+def test_an_error_is_spelled_whole_but_for_places_in_the_code() -> None:
+    error = UsageError("  in the first line: \x1b[2J")
+    error.add_note("  in solve, called in agent.py, line 3")
+    error.add_note("after 2 attempts")
+    assert spelled(error) == ["  in the first line: \\x1b[2J", "after 2 attempts"]
 
 
 def test_a_terminal_that_knows_ascii_alone_survives_any_text(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ def harmless(text: str) -> str:
 def spelled(error: BaseException) -> list[str]:
     """The lines that say an error to who runs a command. A note of where in the code a call was
     made is for who wrote the code, and left out."""
-    notes = getattr(error, "__notes__", ())
-    return [harmless(line) for line in (str(error), *notes) if not line.startswith("  in ")]
+    notes = (note for note in getattr(error, "__notes__", ()) if not note.startswith("  in "))
+    return [harmless(line) for line in (str(error), *notes)]
 
 
 def write_anything() -> None:

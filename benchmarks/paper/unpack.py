@@ -40,8 +40,8 @@ def main() -> None:
     for field in read.fields.values():
         if field.name.startswith("GGUF.") or field.name == "general.architecture":
             continue  # the writer's own
-        kind, *_, last = field.types[0], field.types[-1]
-        inner: Any = last if kind == GGUFValueType.ARRAY else None
+        kind = field.types[0]
+        inner: Any = field.types[-1] if kind == GGUFValueType.ARRAY else None
         write.add_key_value(field.name, field.contents(), kind, sub_type=inner)
     for tensor in read.tensors:
         data, kind = tensor.data, tensor.tensor_type
