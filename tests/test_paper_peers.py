@@ -371,15 +371,31 @@ def test_an_error_is_told_without_a_path() -> None:
 def test_searches_keep_to_the_runs_allowed(
     allowed: int, nodes: int, train: int, val: int, steps: int
 ) -> None:
-    copro = sizes.copro(allowed, nodes, train, steps)
+    each = (nodes + 1) / 2  # of a chain
+    copro = sizes.copro(allowed, each, train, steps)
     breadth, depth = copro["breadth"], copro["depth"]
     least = copro == {"breadth": 2, "depth": 2, "trainset": 1}
-    assert nodes * breadth * depth * copro["trainset"] <= allowed or least
+    new = breadth * depth - 1  # for each node, beside the program as it is
+    assert copro["trainset"] * (1 + new * each) <= allowed * (1 + 1e-9) or least
+    if copro["trainset"] < train:  # nothing larger fits
+        assert (copro["trainset"] + 1) * (1 + 3 * each) > allowed * (1 - 1e-9)
     assert 2 <= breadth <= 10 and 2 <= depth <= max(steps, 2) and copro["trainset"] <= train
     mipro = sizes.miprov2(allowed, nodes, train, val)
     assert train + val + mipro["num_trials"] * val <= allowed or mipro["num_trials"] == 1
     assert mipro["num_candidates"] >= 2 and not mipro["minibatch"]
     assert sizes.gepa(allowed, val)["max_metric_calls"] <= max(allowed, val + 6)
+
+
+def test_what_runs_again_after_a_change_is_the_node_and_what_follows_from_it() -> None:
+    def job(graph: dict[str, list[str]]) -> float:
+        nodes = [
+            Node(n, "", None, {s.strip("@"): s for s in sources}) for n, sources in graph.items()
+        ]
+        return Job(nodes, [], [], [], "m", "m", "", "run").run_again()
+
+    assert job({"a": ["question"]}) == 1
+    assert job({"a": ["question"], "b": ["@a"], "c": ["@b"]}) == 2
+    assert job({"a": ["question"], "b": ["question"], "c": ["@a", "@b"]}) == 5 / 3
 
 
 def test_runs_are_those_of_gated_steps_or_what_tokens_pay_for() -> None:

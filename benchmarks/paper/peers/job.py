@@ -110,6 +110,18 @@ class Job:
         """As they are at the beginning."""
         return {node.name: node.instruction for node in self.graph}
 
+    def run_again(self) -> float:
+        """What has to run again after each node has changed in turn, in runs of the whole graph: a
+        node and all that follows from it."""
+        nodes = 0
+        for node in self.graph:
+            changed = {"@" + node.name}
+            for later in self.graph:
+                if changed & set(later.inputs.values()):
+                    changed.add("@" + later.name)
+            nodes += len(changed)
+        return nodes / len(self.graph)
+
     def right(self, output: str, answer: str) -> bool:
         """The whole output is the answer; a verdict, if it begins so."""
         if self.score == "yes_or_no":

@@ -21,19 +21,21 @@ def runs(steps: int, batch: int, val: int, tokens: int | None, each: float) -> i
     return max(1, int((1 - PROPOSING) * tokens / max(each, 1)))
 
 
-def copro(allowed: int, nodes: int, train: int, steps: int) -> dict[str, int]:
+def copro(allowed: int, each: float, train: int, steps: int) -> dict[str, int]:
     """COPRO's breadth and depth, and how much of the training set it scores candidates on.
 
-    It scores `breadth` candidates for each node on the whole set, and in each further depth all the
-    earlier ones again, which its cache serves for the most part: they are counted once. As deep as
-    `steps` at most, and twice at least, as it proposes from scores from the second depth on; where
-    not even that fits, on fewer examples. Whatever it really costs, it ends with its tokens.
+    It scores `breadth` candidates for each node on the whole set, the node as it is among them, and
+    in each further depth all the earlier ones again. Its cache serves those for the most part, so
+    they are counted once, and of a run what does not follow from the node that changes: `each` is
+    what all nodes' candidates cost, one of each, in whole runs. As deep as `steps` at most, and
+    twice at least, as it proposes from scores from the second depth on; where not even that fits,
+    on fewer examples. Whatever it really costs, it ends with its tokens.
     """
     for depth in range(max(steps, 2), 1, -1):
-        breadth = min(MOST_BREADTH, allowed // (nodes * train * depth))
+        breadth = min(MOST_BREADTH, int((1 + (allowed / train - 1) / each) / depth))
         if breadth >= 2:
             return {"breadth": breadth, "depth": depth, "trainset": train}
-    return {"breadth": 2, "depth": 2, "trainset": max(1, min(train, allowed // (4 * nodes)))}
+    return {"breadth": 2, "depth": 2, "trainset": max(1, min(train, int(allowed / (1 + 3 * each))))}
 
 
 def miprov2(allowed: int, nodes: int, train: int, val: int) -> dict[str, int | bool]:

@@ -5,8 +5,8 @@ Run in its environment.
 A node is a `dspy.Predict` with the node's inputs and an output "answer", whose description is the
 node's output format (a `ChainOfThought` where that asks to state the answer after reasoning); DSPy
 writes the prompts. Its caches are in memory alone. COPRO scores candidates on the training and gate
-questions; MIPROv2 and GEPA propose from the former and score on the latter. How large their
-searches are is in `sizes.py`. Draws have no seed, so two runs differ. When the tokens are used up,
+questions, as many as it can afford; MIPROv2 and GEPA propose from the former and score on the
+latter. How large their searches are is in `sizes.py`. Draws have no seed, so two runs differ. When the tokens are used up,
 COPRO and MIPROv2 end with the best program that was scored, GEPA after its iteration.
 """
 
@@ -109,9 +109,10 @@ def shown(examples: list[Example]) -> list[dspy.Example]:
 
 
 def copro(job: Job, allowed: int, metric: Any, writer: dspy.LM, record: Record) -> dspy.Module:
-    """It has no gate: its training set is all questions that others train and gate on."""
+    """It has no gate: its training set is the questions that others train and gate on, or as many
+    of them as `sizes` finds room for."""
     known = job.train + [example for example in job.val if example not in job.train]
-    size = sizes.copro(allowed, len(job.graph), len(known), job.steps)
+    size = sizes.copro(allowed, job.run_again(), len(known), job.steps)
     record.settings |= size
     search = dspy.COPRO(
         prompt_model=writer, metric=metric, breadth=size["breadth"], depth=size["depth"]
