@@ -6,8 +6,9 @@ A node is a `dspy.Predict` with the node's inputs and an output "answer", whose 
 node's output format (a `ChainOfThought` where that asks to state the answer after reasoning); DSPy
 writes the prompts. Its caches are in memory alone. COPRO scores candidates on the training and gate
 questions, as many as it can afford; MIPROv2 and GEPA propose from the former and score on the
-latter. How large their searches are is in `sizes.py`. Draws have no seed, so two runs differ. When the tokens are used up,
-COPRO and MIPROv2 end with the best program that was scored, GEPA after its iteration.
+latter. How large their searches are is in `sizes.py`. Draws have no seed, so two runs differ. When
+the tokens are used up, COPRO and MIPROv2 end with the best program that was scored, GEPA after its
+iteration.
 """
 
 from __future__ import annotations
