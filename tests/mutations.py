@@ -408,8 +408,8 @@ MUTATIONS = [
     Mutation(
         "what is not known yet is not held",
         "engines/budget.py",
-        "        share = Share(tokens, dollars, more_tokens, more_dollars)\n",
-        "        share = Share(tokens, dollars)\n",
+        "        share = Share(tokens, known.dearest, more_tokens, more_dollars)\n",
+        "        share = Share(tokens, known.dearest)\n",
         "budget",
     ),
     Mutation(
@@ -418,6 +418,23 @@ MUTATIONS = [
         "        if call.around is None and self._shares:",
         "        if call.around is self._shares:",
         "budget",
+    ),
+    Mutation(
+        "a call that waits for one budget lets others into those it needs as well",
+        "engines/_hold.py",
+        "        for budget in budgets:\n            if budget not in self._joined:\n",
+        "        for left in [b for b in self._joined if b not in budgets]:\n"
+        "            self._joined.remove(left)\n"
+        "            left.leave(self)\n"
+        "        for budget in budgets:\n            if budget not in self._joined:\n",
+        "budget::test_who_needs_two_budgets_comes_before_those_who_came_later_to_one",
+    ),
+    Mutation(
+        "one that waits on a loop that is blocked is waited for",
+        "engines/_hold.py",
+        "loop.is_running() and not self._is_silent()\n\n    def is_lost",
+        "loop.is_running()\n\n    def is_lost",
+        "budget::test_a_loop_that_is_blocked_while_it_waits_holds_nobody_up",
     ),
     Mutation(
         "a reply is as dear as any engine's",

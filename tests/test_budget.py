@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
 import itertools
 import math
 import multiprocessing
 import os
 import sys
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -34,7 +37,7 @@ from textautograd.engines import (
     call,
     call_now,
 )
-from textautograd.engines._hold import is_within_a_call
+from textautograd.engines._hold import Hold, Share, is_within_a_call
 
 
 def priced(cost: float | None = 0.5) -> Scripted:
@@ -428,6 +431,284 @@ def test_a_loop_that_stops_while_another_waits_is_not_waited_for(
         loop.run_until_complete(left[0])
         loop.close()
     assert budget.spent.calls == 2
+
+
+def test_a_loop_that_is_blocked_while_it_waits_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its program reads another call in between, which waits in the same budget."""
+    monkeypatch.setattr("textautograd.engines._hold.PATIENCE", 0.01)
+    release = threading.Event()
+
+    async def slow(request: Request) -> Reply:
+        await asyncio.to_thread(release.wait, 60)
+        return Reply("x", usage=Usage(1, 1, calls=1))
+
+    async def reads_while_one_waits() -> str:
+        waits = asyncio.create_task(call(model, ask()))
+        await asyncio.sleep(0)
+        last = agent(question="3")
+        release.set()
+        read: str = last.data
+        return read + (await waits).text
+
+    model = Scripted(slow)
+    agent = ta.nn.LLM("Answer.").to(model)
+    with Budget(tokens=10**6) as budget:
+        first = agent(question="1")  # holds all that is left, as nothing is known of the engine
+        while not model.calls:
+            pass
+        context, read = contextvars.copy_context(), list[str]()
+        go = partial(context.run, lambda: read.append(asyncio.run(reads_while_one_waits())))
+        thread = threading.Thread(target=go, daemon=True)  # a hang ends with the test
+        thread.start()
+        thread.join(30)
+        assert read == ["xx"]
+    assert first.data == "x" and budget.spent.calls == 3
+
+
+def test_who_needs_two_budgets_comes_before_those_who_came_later_to_one() -> None:
+    came: list[str] = []
+    ends: dict[str, asyncio.Event] = {}
+
+    async def until_it_ends(request: Request) -> Reply:
+        name = request.messages[0]["content"]
+        came.append(name)
+        await ends[name].wait()
+        return Reply("x", usage=Usage(0, 1, calls=1))
+
+    async def steps() -> None:
+        going = []
+
+        async def within(name: str, *budgets: Budget) -> Reply:
+            with contextlib.ExitStack() as stack:
+                for budget in budgets:
+                    stack.enter_context(budget)
+                return await call(model, Request([{"content": name}], max_tokens=600))
+
+        async def settle() -> None:
+            for _ in range(20):
+                await asyncio.sleep(0)
+
+        async def begin(name: str, *budgets: Budget) -> None:
+            ends[name] = asyncio.Event()
+            going.append(asyncio.create_task(within(name, *budgets)))
+            await settle()
+
+        async def end(name: str) -> None:
+            ends[name].set()
+            await settle()
+
+        await begin("first of one", one)
+        await begin("first of two", two)
+        await begin("both", one, two)
+        await begin("second of one", one)
+        await end("first of one")
+        await begin("second of two", two)
+        await end("first of two")
+        for name in ("both", "second of one", "second of two"):
+            await end(name)
+        await asyncio.gather(*going)
+
+    model = Plain(until_it_ends)
+    one, two = Budget(tokens=1000), Budget(tokens=1000)
+    asyncio.run(steps())
+    assert came[:3] == ["first of one", "first of two", "both"]
+
+
+def test_a_refusal_is_that_of_all_who_wait_for_the_same_call() -> None:
+    asked: list[int] = []
+
+    class Counting(Budget):
+        def room(self, call: Hold) -> Share | None:
+            asked.append(1)
+            return super().room(call)
+
+    with Counting(calls=0):
+        engine = Coalesced(answering())
+        found = gathered(*(call(engine, ask(temperature=0)) for _ in range(50)))
+    assert kinds(found) == {"BudgetExceeded": 50} and len(asked) == 1
+
+
+def test_one_in_flight_on_a_loop_that_runs_in_slices_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = itertools.count()  # each look at it is a second later
+    monkeypatch.setattr("textautograd.engines._hold.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("textautograd.engines._hold.PATIENCE", 2.0)
+    ends = asyncio.Event()
+
+    async def slow(request: Request) -> Reply:
+        await ends.wait()
+        return Reply("x", usage=Usage(1, 1, calls=1))
+
+    model, loop = Scripted(slow), asyncio.new_event_loop()
+    with Budget(calls=1) as budget:
+        flies = loop.create_task(call(model, ask()))
+        loop.run_until_complete(asyncio.sleep(0))
+        held = Hold(ask(), model, (budget,))
+        for _ in range(5):
+            assert not held.take_now()  # asked while it stands still
+            loop.run_until_complete(asyncio.sleep(0))
+        ends.set()
+        assert loop.run_until_complete(flies).text == "x"
+        loop.close()
+    assert budget.spent.calls == 1
+
+
+@pytest.mark.parametrize("limits", [{}, {"calls": 9}])
+def test_a_coroutine_that_is_thrown_away_gives_back_its_share(limits: dict[str, Any]) -> None:
+    async def never(request: Request) -> Reply:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def begin_and_leave() -> weakref.ref[Any]:
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda *_: None)  # that tasks are pending
+        task = loop.create_task(call(Plain(never), ask()))
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        del task
+        return weakref.ref(loop)
+
+    with Budget(**limits) as budget:
+        loop = begin_and_leave()
+        gc.collect()
+        assert loop() is None and "in flight" not in repr(budget)
+
+
+def test_all_that_lie_on_closed_loops_are_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("textautograd.engines._hold.PATIENCE", 1e6)  # none is needed
+
+    async def never(request: Request) -> Reply:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def left() -> asyncio.Task[Reply]:
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda *_: None)  # that a task is pending
+        task = loop.create_task(call(Plain(never), ask()))
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        return task
+
+    with Budget(calls=3) as budget:
+        tasks = [left() for _ in range(3)]
+        assert "3 calls in flight" in repr(budget)
+        found = gathered(*(asyncio.wait_for(call(answering(), ask()), 60) for _ in range(4)))
+        assert kinds(found) == {"Reply": 3, "BudgetExceeded": 1}
+        del tasks
+
+
+def test_an_engine_that_is_free_answers_when_all_dollars_are_spent() -> None:
+    free, dear = priced(0.0), priced(0.5)
+    with Budget(usd=1.0) as budget:
+        for engine in (free, dear, dear, free):
+            call_now(engine, ask())
+        with pytest.raises(errors.BudgetExceeded, match="used up"):
+            call_now(dear, ask())
+    assert budget.spent.cost == 1.0
+
+
+def test_a_price_that_is_charged_from_elsewhere_counts() -> None:
+    with Budget(usd=1.0) as budget:
+        for _ in range(2):
+            budget.charge(Usage(100, 50, cost=0.75))
+        assert budget.spent.cost == 1.5
+        with pytest.raises(errors.BudgetExceeded):
+            call_now(priced(), ask())
+
+
+def test_an_engines_own_timeout_is_one() -> None:
+    """As after `TimeoutExpired`, more go at once."""
+
+    async def hangs(request: Request) -> Reply:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            for _ in range(9):
+                await asyncio.sleep(0)
+            raise TimeoutError
+        finally:
+            at_once -= 1
+
+    at_once = most = 0
+    with Budget(tokens=10**6):
+        gathered(*(call(Plain(hangs), ask()) for _ in range(2)))
+        engine = Plain(hangs)
+        gathered(*(call(engine, ask(sample=i)) for i in range(16)))
+    assert most > 1
+
+
+def test_a_meter_keeps_no_engine_alive() -> None:
+    def use() -> weakref.ref[Any]:
+        engine = answering()
+        asyncio.run(call(engine, ask()))
+        return weakref.ref(engine)
+
+    with Budget() as meter:
+        assert use()() is None
+    assert meter.spent.calls == 1
+
+
+def test_one_who_is_given_up_while_it_waits_is_forgotten() -> None:
+    release = asyncio.Event()
+
+    async def slow(request: Request) -> Reply:
+        await release.wait()
+        return Reply("x", usage=Usage(1, 1, calls=1))
+
+    async def most_are_given_up() -> list[int]:
+        going, *others = [asyncio.create_task(call(model, ask(sample=i))) for i in range(101)]
+        await asyncio.sleep(0)
+        waiting = [len(budget._waiting)]
+        for each in others[1:]:
+            each.cancel()
+        await asyncio.wait(others[1:])
+        waiting.append(len(budget._waiting))
+        release.set()
+        await asyncio.gather(going, others[0])
+        return waiting
+
+    model = Plain(slow)
+    with Budget(tokens=100) as budget:
+        assert asyncio.run(most_are_given_up()) == [100, 1]
+
+
+def test_a_budget_may_be_larger_than_any_float() -> None:
+    with Budget(calls=10**400, tokens=10**400, usd=10**400):
+        assert call_now(priced(), ask()) is not None
+
+
+def test_a_message_without_text_is_metered() -> None:
+    request = Request([{"role": "assistant", "tool_calls": "[]"}])
+    with Budget(tokens=10) as budget:
+        assert asyncio.run(call(answering(), request)).text
+    assert budget.spent.calls == 1
+
+
+def test_a_share_is_given_back_whatever_the_engine_raises() -> None:
+    class Bad(Plain):
+        def __repr__(self) -> str:
+            raise AttributeError("no name")
+
+    async def fails(request: Request) -> Reply:
+        error = errors.ServerError("down")
+        error.usage = "none"  # type: ignore[assignment]
+        raise error
+
+    with Budget(calls=1) as budget:
+        for _ in range(2):
+            with pytest.raises(AttributeError):
+                asyncio.run(call(Bad(fails), ask()))
+    assert "in flight" not in repr(budget)
+
+
+def test_tokens_that_nobody_counted_are_told_as_that() -> None:
+    with Budget(calls=3) as budget:
+        call_now(Scripted(lambda request: Reply("x" * 40, usage=Usage(calls=1))), ask())
+    assert "0 tokens (and about 11 uncounted) spent" in repr(budget)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 90), st.booleans()), max_size=12))

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import textautograd as ta
 from textautograd import errors
 from textautograd.cancelling import Cancelled, cancel_scope
 from textautograd.engines import (
@@ -237,6 +238,17 @@ def waits_of(model: Scripted, attempts: int = 5) -> tuple[Any, list[float]]:
 
     [result] = gathered(call(Retrying(model, attempts, sleep=sleep), ask()))
     return result, waits
+
+
+def test_what_fails_at_once_is_tried_again_too() -> None:
+    def flaky(request: Request) -> str:
+        if len(model.calls) < 3:
+            raise errors.ServerError("down")
+        return "x"
+
+    model = Scripted(flaky)
+    agent = ta.nn.LLM("Answer.").to(Retrying(model, 3, sleep=no_wait))
+    assert agent(question="1").data == "x" and len(model.calls) == 3
 
 
 def test_waits_grow_and_stay_below_their_bounds() -> None:

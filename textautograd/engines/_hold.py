@@ -6,16 +6,18 @@ import itertools
 import math
 import os
 import threading
-import time
+import weakref
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from textautograd.cancelling import check_cancelled
 from textautograd.engines._checks import a_usage
 from textautograd.engines.base import Engine, Reply, Request, Usage
-from textautograd.errors import EngineError, TimeoutExpired, UsageError
+from textautograd.errors import EngineError, TimeoutExpired
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
@@ -70,8 +72,9 @@ class Hold:
     """
 
     __slots__ = (
+        "_asked",
+        "_joined",
         "_loop",
-        "_stopped",
         "_token",
         "_turn",
         "around",
@@ -81,7 +84,6 @@ class Hold:
         "is_over",
         "max_tokens",
         "purpose",
-        "queued",
         "ticket",
     )
 
@@ -92,15 +94,17 @@ class Hold:
         self.max_tokens = request.max_tokens
         self.input_tokens = 0
         if budgets:
-            self.input_tokens = tokens_of("".join(str(m["content"]) for m in request.messages))
+            texts = [str(message.get("content", "")) for message in request.messages]
+            self.input_tokens = tokens_of("".join(texts))
         self.around = _living(_within.get())
         self.is_over = False
         self.ticket = math.inf
         """Its place among those that wait, which it keeps wherever it waits."""
-        self.queued: Budget | None = None
-        self._stopped: float | None = None
+        self._joined: list[Budget] = []
+        self._asked: float | None = None
+        """When its event loop was asked to turn, if it has not yet."""
         self._token: Token[Hold | None]
-        self._loop: AbstractEventLoop | None = None
+        self._loop: weakref.ref[AbstractEventLoop] | None = None
         self._turn: Future[None] | None = None
 
     def take_now(self) -> bool:
@@ -112,67 +116,88 @@ class Hold:
         """
         check_cancelled()
         with _lock:
-            return self._take() is None
+            return not self._take()
 
     async def take(self) -> None:
         """Takes room in all budgets as soon as there is some; raises as `take_now` does."""
         import asyncio
 
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        self._loop = weakref.ref(loop)  # what a budget holds keeps no loop alive
         try:
             while True:
                 check_cancelled()
                 with _lock:
+                    self._asked = None
                     full = self._take()
-                    if full is None:
+                    if not full:
                         return
-                    self._turn = self._loop.create_future()
-                    self._wait_in(full)
+                    self._turn = loop.create_future()
+                    self._join(full)
                 await asyncio.wait([self._turn], timeout=PATIENCE)  # a loop that stops tells nobody
         finally:
-            with _lock:
-                self._wait_in(None)
+            self._turn = None
+            if self._joined:
+                with _lock:
+                    while self._joined:
+                        self._joined.pop().leave(self)
 
-    def _wait_in(self, budget: Budget | None) -> None:
-        before, self.queued = self.queued, budget
-        if budget is not None and self.ticket == math.inf:
+    def _take(self) -> list[Budget]:
+        """The budgets that have no room yet. If none, room is taken in all."""
+        shares = [budget.room(self) for budget in self.budgets]
+        if None not in shares:
+            for budget, share in zip(self.budgets, shares, strict=True):
+                budget.hold(self, cast(Share, share))
+        return [budget for budget, share in zip(self.budgets, shares, strict=True) if share is None]
+
+    def _join(self, budgets: Sequence[Budget]) -> None:
+        """Waits in these as well: it keeps its place in all until it has room in all, else those
+        that need one of them alone would always come before it."""
+        if self.ticket == math.inf:
             self.ticket = next(_tickets)
-        if budget is not None and budget is not before:
-            budget.queue(self)
-        if before is not None and before is not budget:
-            before.wake()
+        for budget in budgets:
+            if budget not in self._joined:
+                self._joined.append(budget)
+                budget.join(self)
 
-    def _take(self) -> Budget | None:
-        """The budget that has no room yet; `None` if there is room in all, which is taken."""
-        shares = []
-        for budget in self.budgets:
-            share = budget.room(self)
-            if share is None:
-                return budget
-            shares.append(share)
-        for budget, share in zip(self.budgets, shares, strict=True):
-            budget.hold(self, share)
-        return None
+    def pass_over(self, budget: Budget) -> None:
+        """It waits there no more, until it has been woken and asks again."""
+        self._joined.remove(budget)
+        self.wake()
 
     def wake(self) -> None:
-        """Lets it try again, as soon as its event loop runs."""
-        if self._loop is not None and self._turn is not None:
+        """Lets it try again, or answer that it is there, as soon as its event loop turns."""
+        loop = self._loop() if self._loop else None
+        if loop is not None and self._asked is None:
+            self._asked = monotonic()
             with suppress(RuntimeError):  # it is closed
-                self._loop.call_soon_threadsafe(_settle, self._turn)
+                loop.call_soon_threadsafe(self._answer)
 
-    def runs(self) -> bool:
-        """Whether its event loop does."""
-        return self._loop is None or self._loop.is_running()
+    def _answer(self) -> None:
+        self._asked = None
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
 
-    def is_stopped(self) -> bool:
-        """Whether it may never come back, as its event loop has not run since this was asked some
-        time ago."""
-        if self.runs():
-            self._stopped = None
+    def _is_silent(self) -> bool:
+        """Whether its event loop has not turned since it was asked to some time ago."""
+        self.wake()
+        return self._asked is not None and monotonic() - self._asked >= PATIENCE
+
+    def is_heard(self) -> bool:
+        """Whether it can try again when it is woken. A loop may be stopped, or blocked by its own
+        program."""
+        loop = self._loop() if self._loop else None
+        return loop is not None and loop.is_running() and not self._is_silent()
+
+    def is_lost(self) -> bool:
+        """Whether it may never come back from the model: its event loop is gone, or stopped. One
+        that is blocked will go on."""
+        if self._loop is None:  # it is answered in its caller's thread
             return False
-        now = time.monotonic()
-        self._stopped = now if self._stopped is None else self._stopped
-        return now - self._stopped >= PATIENCE
+        loop = self._loop()
+        if loop is None or loop.is_closed():
+            return True
+        return not loop.is_running() and self._is_silent()
 
     def __enter__(self) -> None:
         """What is called from here on is made within this call."""
@@ -194,7 +219,7 @@ class Hold:
         try:
             if usage is not None:
                 a_usage(usage, self.engine, f"raised {type(error).__name__}")
-        except UsageError:
+        except BaseException:  # a share is given back whatever the engine's own parts raise
             self._settle(None)
             raise
         self._settle(usage, error=error)
@@ -212,19 +237,14 @@ class Hold:
             reply = usage.output_tokens or tokens_of(text)
             uncounted = 0 if usage.tokens else self.input_tokens + reply
         with _lock:
-            known = [budget.known(self) for budget in self.budgets]
+            known = [budget.known(self) for budget in self.budgets if budget.has_limits()]
             for each in known:
-                each.learn(usage, reply, isinstance(error, TimeoutExpired))
+                each.learn(usage, reply, isinstance(error, TimeoutExpired | TimeoutError))
             in_dollars = any(budget.usd is not None for budget in self.budgets)
             if uncounted and usage and usage.cost is None and error and in_dollars:
                 usage = replace(usage, cost=max(each.dearest for each in known))  # as none is told
             for budget in self.budgets:
                 budget.settle(self, usage, uncounted)
-
-
-def _settle(turn: Future[None]) -> None:
-    if not turn.done():
-        turn.set_result(None)
 
 
 def _living(call: Hold | None) -> Hold | None:

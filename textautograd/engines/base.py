@@ -30,7 +30,7 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: "Usage") -> "Usage":
-        costs = [u.cost for u in (self, other) if u.calls]
+        costs = [u.cost for u in (self, other) if u.calls or u.cost is not None]
         return Usage(
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
@@ -79,7 +79,8 @@ class Engine(Protocol):
     cache hold it (without it, class, texts, numbers, paths, functions, and lists and dicts
     of them tell engines apart, but for keys and what `complete` changes; other objects do not);
     `structured`, "schema" (the default) or "tagged", for how it takes `Request.schema`; `metered`,
-    true where it charges the context's budgets itself; `max_input_tokens`, the most tokens of a
+    true where it charges the context's budgets itself, as one does that passes requests on to an
+    engine of this package (else they are charged twice); `max_input_tokens`, the most tokens of a
     prompt that the framework itself writes to it (see `engine`).
     """
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 import os
+import sys
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -32,7 +33,8 @@ class Budget:
     an engine go one at a time (twice as many after each that timed out), and an engine that waits
     for company before it answers waits for ever. So only a call can pass a budget whose input has
     more tokens than that, as code has, or whose reply is longer or dearer than all before it; and
-    those that an engine makes within a call of its own, which wait for nobody. A provider that
+    those that an engine makes within a call of its own, which wait for nobody: of a budget that is
+    opened there, all that are made at once. A provider that
     counts no tokens is held to the estimate; a whole reply without a price stops a budget in
     dollars before the next call (`SetupError`). Replies from a cache, and calls that fail unpaid,
     cost nothing; an answer that cannot be read counts as a call, as dear as the dearest.
@@ -45,13 +47,14 @@ class Budget:
             if limit is not None and not (_is_number(limit) and limit >= 0):
                 raise UsageError(f"{name} must be a number that is not negative, not {limit!r}")
         self.calls, self.tokens, self.usd = (
-            None if limit == float("inf") else limit for limit in (calls, tokens, usd)
+            None if limit is not None and limit > sys.float_info.max else limit
+            for limit in (calls, tokens, usd)
         )
         self._spent = Usage()
         self._uncounted = 0  # tokens, estimated, of a provider that does not count
         self._shares: OrderedDict[Hold, Share] = OrderedDict()  # of those in flight
         self._held: list[float] = [0, 0.0, 0, 0.0]  # their sum
-        self._waiting: list[tuple[float, int, Hold]] = []  # a heap, by ticket
+        self._waiting: list[Hold] = []  # by ticket
         self._process = os.getpid()
         self._known: dict[tuple[int, str], Known] = {}
 
@@ -74,6 +77,10 @@ class Budget:
         with locked():
             self._spent += usage
 
+    def has_limits(self) -> bool:
+        """Whether it does more than count."""
+        return (self.calls, self.tokens, self.usd) != (None, None, None)
+
     # What follows is called by holds, which have the lock.
 
     def known(self, call: Hold) -> Known:
@@ -94,27 +101,26 @@ class Budget:
             self._process = os.getpid()
             self._forget(self._shares)
             self._waiting.clear()
+        if not self.has_limits():
+            return Share()
         known = self.known(call)
         tokens = call.input_tokens + (call.max_tokens or known.longest)
-        dollars = known.dearest
-        if self.calls is self.tokens is self.usd is None:
-            return Share(tokens, dollars)
-        left_tokens, left_dollars = self._left(tokens, dollars)
+        left_tokens, left_dollars = self._left(tokens, known)
         more_tokens, more_dollars = 0, 0.0
         if call.around is None:
             first = self._first(call)
             if first is not None and first.ticket < call.ticket:
                 return None  # those before it are served first
-            part = 2.0 ** -min(known.timeouts, 60)
+            halvings = min(known.timeouts, 60)
             if self.tokens is not None and not (call.max_tokens or known.has_length):
-                more_tokens = max(0, min(int(left_tokens * part), int(left_tokens)) - tokens)
+                more_tokens = max(0, (int(left_tokens) >> halvings) - tokens)
             if self.usd is not None and not known.has_price:
-                more_dollars = max(0.0, left_dollars * part - dollars)
-        share = Share(tokens, dollars, more_tokens, more_dollars)
+                more_dollars = left_dollars / 2.0**halvings
+        share = Share(tokens, known.dearest, more_tokens, more_dollars)
         if self._fits(call, share, left_tokens, left_dollars):
             return share
-        if self._shares and (oldest := next(iter(self._shares))).is_stopped():
-            self._forget([oldest])
+        if lost := [each for each in self._shares if each.is_lost()]:
+            self._forget(lost)
             return self.room(call)
         if call.around is None and self._shares:
             return None
@@ -133,11 +139,12 @@ class Budget:
             and (self.tokens is None or share.tokens + share.more_tokens <= tokens)
             and (
                 self.usd is None
+                or not share.dollars + share.more_dollars
                 or share.dollars + share.more_dollars <= dollars + self.usd * ROUNDING
             )
         )
 
-    def _left(self, tokens: int, dollars: float) -> tuple[float, float]:
+    def _left(self, tokens: int, known: Known) -> tuple[float, float]:
         """The tokens and dollars that are not spent, if such a call fits into them."""
         spent = self._spent
         left_tokens = left_dollars = float("inf")
@@ -156,11 +163,12 @@ class Budget:
                     "Limit calls= or tokens= instead"
                 )
             left_dollars = self.usd - (spent.cost or 0.0)
-            if left_dollars <= 0:
+            is_free = known.has_price and not known.dearest
+            if left_dollars <= 0 and not is_free:
                 raise BudgetExceeded(f"the budget is used up: {self!r}")
-            if dollars > left_dollars + self.usd * ROUNDING:
+            if known.dearest > max(left_dollars, 0.0) + self.usd * ROUNDING:
                 raise BudgetExceeded(
-                    f"the next call may cost ${dollars:.4f} and so pass the budget: {self!r}"
+                    f"the next call may cost ${known.dearest:.4f} and so pass the budget: {self!r}"
                 )
         return left_tokens, left_dollars
 
@@ -185,26 +193,31 @@ class Budget:
         if not self._shares:
             self._held = [0, 0.0, 0, 0.0]  # sums of dollars are rounded
 
-    def queue(self, call: Hold) -> None:
+    def join(self, call: Hold) -> None:
         """Lets it try again, in its turn, when another has come back."""
-        heapq.heappush(self._waiting, (call.ticket, id(call), call))
+        insort(self._waiting, call, key=_ticket)
 
-    def _first(self, call: Hold | None) -> Hold | None:
-        """The first that waits here. One whose loop does not run is passed over, if it is not this
-        one: when its loop goes on, it asks again."""
+    def leave(self, call: Hold) -> None:
+        """Lets the next one try."""
+        i = bisect_left(self._waiting, call.ticket, key=_ticket)
+        if self._waiting[i : i + 1] == [call]:
+            del self._waiting[i]
+        self.wake()
+
+    def _first(self, call: Hold | None = None) -> Hold | None:
+        """The first that waits here. One that does not hear, if it is not the one that asks, is
+        passed over: when its loop goes on, it asks again."""
         while self._waiting:
-            first = self._waiting[0][2]
-            if first is call or (first.queued is self and first.runs()):
+            first = self._waiting[0]
+            if first is call or first.is_heard():
                 return first
-            heapq.heappop(self._waiting)
-            if first.queued is self:
-                first.queued = None
-                first.wake()
+            del self._waiting[0]
+            first.pass_over(self)
         return None
 
     def wake(self) -> None:
         """Lets the first that waits try again."""
-        if (first := self._first(None)) is not None:
+        if (first := self._first()) is not None:
             first.wake()
 
     def __repr__(self) -> str:
@@ -213,10 +226,15 @@ class Budget:
         spent = self._spent
         cost = "" if spent.cost is None else f", ${spent.cost:.4f}"
         flying = f", {len(self._shares)} calls in flight" if self._shares else ""
-        held = self._held[0] + self._held[2] + self._uncounted
-        estimated = f", {held} tokens held" if held else ""
-        known = f"{spent.calls} calls, {spent.tokens} tokens{cost} spent"
-        return f"Budget({shown}) with {known}{flying}{estimated}"
+        uncounted = f" (and about {self._uncounted} uncounted)" if self._uncounted else ""
+        tokens = self._held[0] + self._held[2]
+        held = f", {tokens} tokens held" if tokens else ""
+        known = f"{spent.calls} calls, {spent.tokens} tokens{uncounted}{cost} spent"
+        return f"Budget({shown}) with {known}{flying}{held}"
+
+
+def _ticket(call: Hold) -> float:
+    return call.ticket
 
 
 def charge(usage: Usage) -> None:
@@ -232,7 +250,7 @@ def has_limits() -> bool:
 
 def limits() -> tuple[Budget, ...]:
     """The context's budgets that have a limit."""
-    return tuple(b for b in _active.get() if (b.calls, b.tokens, b.usd) != (None, None, None))
+    return tuple(budget for budget in _active.get() if budget.has_limits())
 
 
 class Metered(Wrapper):

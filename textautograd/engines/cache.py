@@ -19,10 +19,8 @@ from textautograd.engines._wrapper import Wrapper
 from textautograd.engines.base import Engine, Reply, Request, Usage
 from textautograd.engines.budget import Budget, limits, metered
 from textautograd.errors import (
-    BudgetExceeded,
     EngineError,
     IncompleteReplyError,
-    SetupError,
     UsageError,
 )
 from textautograd.identity import digest
@@ -131,8 +129,8 @@ class Coalesced(Wrapper):
         while (flight := flights.get(key)) is not None:
             try:
                 return replace(await flight.landing(), usage=Usage(), cached=True)
-            except (BudgetExceeded, SetupError, Cancelled):
-                pass  # the other caller's budget, or end, not ours
+            except Cancelled:
+                pass  # the other caller's end, not ours
         flight = flights[key] = _Flight(self, request, flights, key)
         return await flight.landing()
 

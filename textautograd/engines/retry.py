@@ -49,6 +49,12 @@ class Retrying(Wrapper):
             failed = error
         return await self._again(request, failed)
 
+    def answer_now(self, request: Request) -> Reply | None:
+        try:
+            return super().answer_now(request)
+        except TransientError:
+            return None  # `complete` waits, and tries again
+
     async def _again(self, request: Request, failed: TransientError) -> Reply:
         """What comes after the first attempt. It is the retrying's first one, made already: most
         calls have no other, and need not load or pay for what runs the rest."""
