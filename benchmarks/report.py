@@ -27,7 +27,7 @@ from benchmarks.paper.groups import (
 from benchmarks.paper.lines import Line
 from benchmarks.paper.settings import Setting, queued
 from benchmarks.paper.statistics import holm, interval, sign_test
-from benchmarks.paper.tables import compared, recalls, summary, table
+from benchmarks.paper.tables import compared, holds_up, recalls, summary, table
 from textautograd.errors import UsageError
 from textautograd.files import write_whole
 from textautograd.terminal import spelled, tell, write_anything
@@ -42,14 +42,16 @@ rewrites were tried, and none was kept. `-`: no rewrite was ever tried, as none 
 reply could be used, or the tokens were spent before."""
 
 NOTE = """\
-Means over seeds, with 95 % intervals: Wilson's for one seed, else by the bootstrap over seeds and
-questions. Differences are paired, in points. Two or three seeds say little of what another would
-bring, so this describes these runs, not the methods. *less sgd*: arms with five candidates are
-compared with SGD with five. Bold: the interval excludes 0, and an exact sign test over questions
-holds among all {comparisons} differences of these tables (Holm, 5 %). *tried*: steps in which a
-rewrite was scored, or taken as it was; *changed*: runs that ended with other instructions. A failed
-sample counts as wrong. Beside a peer's tokens is how much that is of what it was allowed: what
-stands beside its name, else what `sgd` had spent on training in the first form of its runs."""
+Means over seeds, with 95 % intervals: Wilson's for one seed and where all are the same, else by the
+bootstrap over seeds and questions. Differences are paired, in points. Two or three seeds say little
+of what another would bring, so this describes these runs, not the methods. *less sgd*: arms with
+five candidates are compared with SGD with five. Bold: of three seeds or more the interval excludes
+0, and an exact sign test over questions holds among all {comparisons} differences of these tables
+(Holm, 5 %). Steps are SGD's and its arms'; COPRO has as many rounds as it says, a peer what its
+lines' settings say. *tried*: steps in which a rewrite was scored, or taken as it was; *changed*:
+runs that ended with other instructions. A failed sample counts as wrong. Beside a peer's tokens is
+how much that is of what it was allowed: what stands beside its name, else what `sgd` had spent on
+training in the first form of its runs."""
 
 
 def missing(found: list[Line]) -> list[Setting]:
@@ -81,7 +83,7 @@ def bars(groups: dict[str, Group]) -> list[Bar]:
                 continue
             values = changes(runs, "exact")
             changed, gain = any(map(has_changed, runs)), interval(values)
-            is_sure = gain.excludes_zero() and sign_test(values) <= holds
+            is_sure = holds_up(values, holds)
             found.append(Bar(task, row.name, gain, mark, changed, is_sure))
     return found
 

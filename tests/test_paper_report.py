@@ -130,15 +130,23 @@ def test_arms_of_five_candidates_are_compared_with_sgd_of_five(root: Path) -> No
     found += [changed(line, method="wrong-labels-5", after=better)]
     found += [changed(line, method="edges", after=better)]
     told = report.report(found, True)
-    assert row(told, "gradients from wrong labels, 5 candidates")[6] == "same"
-    assert row(told, "5 candidates")[6].strip("*") == "+100 (+100 to +100)"
-    assert row(told, "TextGrad's backward prompt")[6].strip("*") == "+100 (+100 to +100)"
+    assert row(told, "SGD, gradients from wrong labels, 5 candidates")[6] == "same"
+    assert row(told, "SGD, 5 candidates")[6].strip("*") == "+100 (+100 to +100)"
+    assert row(told, "SGD, TextGrad's backward prompt")[6].strip("*") == "+100 (+100 to +100)"
+
+
+def test_a_difference_of_fewer_seeds_than_three_is_not_bold(root: Path) -> None:
+    line = run(root, "sgd", Model())
+    line["before"]["exact"], line["after"]["exact"] = [0] * 6, [1] * 6
+    seeds = [line, changed(line, seed=1), changed(line, seed=2)]
+    assert row(report.report(seeds[:2], True), "optim.SGD")[4] == "+100 (+100 to +100)"
+    assert row(report.report(seeds, True), "optim.SGD")[4] == "**+100 (+100 to +100)**"
 
 
 def test_a_difference_says_of_how_many_seeds_it_is(root: Path) -> None:
     line = run(root, "edges", Model())
     found = [line, changed(line, seed=1), changed(line, method="sgd")]
-    assert row(report.report(found, True), "TextGrad's backward prompt")[6] == "same, 1 seed"
+    assert row(report.report(found, True), "SGD, TextGrad's backward prompt")[6] == "same, 1 seed"
 
 
 def test_no_difference_is_counted_twice(root: Path) -> None:

@@ -158,7 +158,7 @@ class Method:
 METHODS = {
     "start": Method("the agent as written", steps=0),
     "format": Method("as written, with the answer's form stated", state_format=True, steps=0),
-    "sgd": Method("semantic gradient descent"),
+    "sgd": Method("optim.SGD, semantic gradient descent"),
     "textgrad": Method("optim.TextGrad", optim.TextGrad, None),
     "optoprime": Method("optim.OptoPrime", optim.OptoPrime, None),
     "copro": Method("optim.COPRO, breadth 2, 6 rounds", optim.COPRO, None, candidates=2, steps=6),
@@ -176,45 +176,47 @@ METHODS = {
     ),
     "random": Method("rewrites without data, gated", rule=everywhere, prompt=uninformed),
     "no-data": Method(
-        "no gradients, and SGD's rewriting prompt without samples",
+        "SGD without gradients, and its rewriting prompt without samples",
         rule=everywhere,
         prompt=without_samples,
     ),
     "no-samples": Method(
-        "SGD's rewriting prompt without samples and their gradients", prompt=without_samples
+        "SGD, its rewriting prompt without samples and their gradients", prompt=without_samples
     ),
-    "wrong-labels": Method("gradients from wrong labels", wrong_labels=True),
-    "edges": Method("TextGrad's backward prompt, a call per predecessor", rule=rules.textgrad),
-    "one-by-one": Method("the joint backward prompt, a call per predecessor", rule=one_by_one),
-    "no-gate": Method("no gate", Ungated, gate=None),
-    "no-gate-5": Method("no gate, first of 5 candidates", Ungated, gate=None, candidates=5),
-    "train-gate": Method("gate on the training set", gate="train"),
-    "train-gate-5": Method("gate on the training set, 5 candidates", gate="train", candidates=5),
-    "sgd-5": Method("5 candidates", candidates=5),
+    "wrong-labels": Method("SGD, gradients from wrong labels", wrong_labels=True),
+    "edges": Method("SGD, TextGrad's backward prompt, a call per predecessor", rule=rules.textgrad),
+    "one-by-one": Method("SGD, its joint backward prompt, a call per predecessor", rule=one_by_one),
+    "no-gate": Method("SGD, no gate", Ungated, gate=None),
+    "no-gate-5": Method("SGD, no gate, first of 5 candidates", Ungated, gate=None, candidates=5),
+    "train-gate": Method("SGD, gate on the training set", gate="train"),
+    "train-gate-5": Method(
+        "SGD, gate on the training set, 5 candidates", gate="train", candidates=5
+    ),
+    "sgd-5": Method("SGD, 5 candidates", candidates=5),
     # what 5 candidates bring to the others: whether it is the gradient or the search
     "no-samples-5": Method(
-        "SGD's rewriting prompt without samples and their gradients, 5 candidates",
+        "SGD, its rewriting prompt without samples and their gradients, 5 candidates",
         prompt=without_samples,
         candidates=5,
     ),
     "feedback-5": Method(
-        "SGD's rewriting prompt with gradients alone, 5 candidates",
+        "SGD, its rewriting prompt with gradients alone, 5 candidates",
         prompt=feedback_alone,
         candidates=5,
     ),
     "samples-5": Method(
-        "SGD's rewriting prompt with samples alone, 5 candidates",
+        "SGD, its rewriting prompt with samples alone, 5 candidates",
         prompt=samples_alone,
         candidates=5,
     ),
     "no-data-5": Method(
-        "no gradients, and SGD's rewriting prompt without samples, 5 candidates",
+        "SGD without gradients, and its rewriting prompt without samples, 5 candidates",
         rule=everywhere,
         prompt=without_samples,
         candidates=5,
     ),
     "wrong-labels-5": Method(
-        "gradients from wrong labels, 5 candidates", wrong_labels=True, candidates=5
+        "SGD, gradients from wrong labels, 5 candidates", wrong_labels=True, candidates=5
     ),
     "random-5": Method(
         "rewrites without data, gated, 5 candidates",
@@ -225,10 +227,10 @@ METHODS = {
     "textgrad-5": Method("optim.TextGrad, 5 candidates", optim.TextGrad, None, candidates=5),
     "optoprime-5": Method("optim.OptoPrime, 5 candidates", optim.OptoPrime, None, candidates=5),
     # the LIAR ablation has these besides "edges" and "no-gate"
-    "no-gradient": Method("no gradient", rule=no_gradient),
-    "blind": Method("no neighbourhood: strictly blind", rule=blind_to_siblings),
+    "no-gradient": Method("SGD, no gradient", rule=no_gradient),
+    "blind": Method("SGD, no neighbourhood: strictly blind", rule=blind_to_siblings),
     **{
-        f"only-{name}": Method(f"only the instruction of {name}", only=name)
+        f"only-{name}": Method(f"SGD, only the instruction of {name}", only=name)
         for name in ("statement", "party", "job_title", "source", "state", "decide")
     },
 }

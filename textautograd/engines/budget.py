@@ -34,10 +34,10 @@ class Budget:
     for company before it answers waits for ever. So only a call can pass a budget whose input has
     more tokens than that, as code has, or whose reply is longer or dearer than all before it; and
     those that an engine makes within a call of its own, which wait for nobody: of a budget that is
-    opened there, all that are made at once. A provider that
-    counts no tokens is held to the estimate; a whole reply without a price stops a budget in
-    dollars before the next call (`SetupError`). Replies from a cache, and calls that fail unpaid,
-    cost nothing; an answer that cannot be read counts as a call, as dear as the dearest.
+    opened there, all that are made at once. A provider that counts no tokens is held to the
+    estimate; a whole reply without a price stops a budget in dollars before the next call
+    (`SetupError`). Replies from a cache, and calls that fail unpaid, cost nothing; an answer that
+    cannot be read counts as a call, as dear as the dearest.
     """
 
     def __init__(

@@ -23,15 +23,15 @@ Attempt = tuple[str, float | None]
 class COPRO(Rewriting):
     """COPRO (DSPy), with `SGD`'s interface: proposals and their scores, no gradients.
 
-    Each step is one round for one parameter, the next in turn. The first round proposes `breadth`
-    - 1 instructions from the present one, which is the last of the attempts; later rounds propose
+    Each step is one round for one parameter, the next in turn. The first round proposes `breadth` -
+    1 instructions from the present one, which is the last of the attempts; later rounds propose
     `breadth` from the best `breadth` attempts with their losses. The gate's are the scores, so
     `step` needs one, and `fit` stops no candidate early. `loss.backward(rule=optimizer.rule)` makes
     no call, nor is any needed; what another rule's gradients cost is paid in vain. After `depth`
     rounds it begins anew. Scores are those of the step that tried an instruction, with the other
     parameters as they were then; the source evaluates all of them again each round. An attempt that
-    scores as the present text does is not taken; the source takes it.
-    Method after dspy 3.4.1, `dspy/teleprompt/copro_optimizer.py`.
+    scores as the present text does is not taken; the source takes it, checks no text, and proposes
+    a prefix for the output as well. Method after dspy 3.4.1, `dspy/teleprompt/copro_optimizer.py`.
 
     Args:
         params, engine, seed, check: as of `SGD`; what does not require grad stays.

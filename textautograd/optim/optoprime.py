@@ -39,10 +39,11 @@ class OptoPrime(Rewriting):
     records of the calls it came through to the parameters. One call per candidate then sees all of
     it (calls, values, parameters, feedback; of all samples with feedback, what they share once) and
     replies with its reasoning and a text, or "no change", for each parameter. The parameters of a
-    reply are changed together or not at all; rejected texts are shown as tried, and a reply of such
-    as were rejected together is refused. A loss of 0 gives no feedback, so samples that are right
-    are not shown; some of the source's examples show them, as correct. Method after trace-opt
-    0.1.3.8, `opto/optimizers/optoprime.py`.
+    reply are changed together or not at all; rejected texts are shown as tried. A reply is refused,
+    and asked for once more, where `check` objects to one of its texts, where its texts were
+    rejected together, and where it changes nothing; the source has none of that, nor a gate. A loss
+    of 0 gives no feedback, so samples that are right are not shown; some of the source's examples
+    show them, as correct. Method after trace-opt 0.1.3.8, `opto/optimizers/optoprime.py`.
 
     Args:
         params, engine, candidates, seed, temperature, check: as of `SGD`.

@@ -36,8 +36,8 @@ class TextGrad(Rewriting):
     One call per candidate rewrites each parameter that has a gradient from *all* of its feedback,
     shown with the conversation that it is about; parameters are rewritten concurrently, and written
     at once. Method after textgrad 0.1.8, `autograd/llm_ops.py` and `optimizer/optimizer.py`; a gate
-    is what it has not. What a loss says is passed on as it is, and of samples that it does not find
-    right; the source has a model comment on each.
+    and a `check` are what it has not. What a loss says is passed on as it is, and of samples that
+    it does not find right; the source has a model comment on each.
 
     Args:
         params, engine, candidates, seed, temperature, check: as of `SGD`.
