@@ -145,10 +145,12 @@ class Hold:
     def _take(self) -> list[Budget]:
         """The budgets that have no room yet. If none, room is taken in all."""
         shares = [budget.room(self) for budget in self.budgets]
-        if None not in shares:
-            for budget, share in zip(self.budgets, shares, strict=True):
-                budget.hold(self, cast(Share, share))
-        return [budget for budget, share in zip(self.budgets, shares, strict=True) if share is None]
+        both = list(zip(self.budgets, shares, strict=True))
+        if full := [budget for budget, share in both if share is None]:
+            return full
+        for budget, share in both:
+            budget.hold(self, cast(Share, share))
+        return []
 
     def _join(self, budgets: Sequence[Budget]) -> None:
         """Waits in these as well: it keeps its place in all until it has room in all, else those
