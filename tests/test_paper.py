@@ -236,6 +236,28 @@ def test_the_control_without_samples_is_sgd_in_all_else(root: Path, method: str)
     assert not accepted(line) and "it copies the example text" in str(line["steps"])
 
 
+@pytest.mark.parametrize("method", ["feedback-5", "samples-5", "no-form-5"])
+def test_controls_of_the_rewriting_prompt_change_what_they_say_alone(
+    root: Path, method: str
+) -> None:
+    model, whole = Improving(), Improving()
+    run(root, method, model)
+    run(root, "sgd-5", whole)
+    first, theirs = [seen.of("optimize")[0].messages for seen in (model, whole)]
+    system, told = (message["content"] for message in first)
+    assert "exactly that" in OPTIMIZING and "what kind of text" in OPTIMIZING
+    if method == "no-form-5":
+        assert all(sentence in OPTIMIZING for sentence in re.split(r"(?<=\.)\s", system))
+        assert "exactly that" not in system and "what kind of text" not in system
+        assert told == theirs[1]["content"]
+        return
+    assert system == OPTIMIZING
+    has_samples = [f"<example-1-{name}>" in told for name in ("statement", "output")]
+    assert has_samples == [method == "samples-5"] * 2
+    assert ("The system's final answer was wrong." in told) is (method == "samples-5")
+    assert ("Change on_" in told) is (method == "feedback-5")
+
+
 @pytest.mark.parametrize("method", ["wrong-labels", "wrong-labels-5"])
 def test_wrong_labels_are_wrong_in_every_feedback_and_the_gate_is_right(
     root: Path, method: str
