@@ -122,7 +122,7 @@ MUTATIONS = [
     Mutation(
         "a second pass over a freed graph goes unnoticed",
         "tape.py",
-        "node.freed and variable is not last",
+        "node.freed and variable is not only_end",
         "False",
         WALK,
     ),
@@ -201,7 +201,7 @@ MUTATIONS = [
     Mutation(
         "a candidate's text is not read where a call is written",
         "variable.py",
-        "if replacements := _overrides.get(_NO_OVERRIDES):",
+        "if replacements := _overrides.get():",
         "if replacements := {}:",
         "nn",
     ),

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import textautograd as ta
-from textautograd import engines, errors, nn
+from textautograd import engines, errors, nn, optim
 from textautograd.engines import Request, Scripted
 
 
@@ -164,13 +164,44 @@ def test_names_lead_to_their_parameters(shape: Any) -> None:
     assert len(list(root.parameters())) == json.dumps(shape).count("leaf")
 
 
-def test_a_parameter_is_called_by_the_first_name_it_is_found_under() -> None:
+def test_a_parameter_is_called_as_in_the_module_that_was_asked_for_its_parameters() -> None:
     module = Pair()
     module.solve.instruction.name = "mine"
     list(module.parameters())
     nn.ModuleList([module]).state_dict()
     assert module.hint.instruction.name == "hint.instruction"
     assert module.solve.instruction.name == "mine"
+    copied = copy.deepcopy(module)
+    list(nn.ModuleList([module, copied]).parameters())
+    assert module.hint.instruction.name == "0.hint.instruction"
+    assert copied.hint.instruction.name == "1.hint.instruction"
+    assert module.solve.instruction.name == "mine"
+
+
+def test_an_optimizers_names_do_not_depend_on_who_was_asked_before() -> None:
+    module = Pair()
+    module.hint.requires_grad_(True)
+    module.solve.zero_grad()
+    list(module.hint.parameters())
+    names = ["hint.instruction", "solve.instruction"]
+    assert optim.SGD(module.parameters()).names == names
+
+
+def test_a_parameter_is_not_lost_to_a_text_that_takes_its_place() -> None:
+    class Styled(nn.Module):
+        def __init__(self) -> None:
+            self.style: Any = nn.Parameter("Be kind.")
+
+    module = Styled()
+    for text in ("Be brief.", module.style + " Be brief.", ta.TextVariable("Be brief.")):
+        with pytest.raises(errors.UsageError, match=r"assign \.style\.data"):
+            module.style = text
+    assert module.state_dict() == {"style": "Be kind."}
+    module.style = other = nn.Parameter("Be brief.")
+    assert list(module.parameters()) == [other]
+    module.style = None
+    module.style = "a constant from now on"
+    assert not module.state_dict()
 
 
 def test_a_module_without_super_init_works() -> None:
@@ -417,12 +448,64 @@ def test_module_list_and_dict_behave_as_a_list_and_a_dict() -> None:
     assert list(named.state_dict()) == ["first.instruction", "second.instruction"]
 
 
+MODULES = [nn.LLM(text) for text in "abcd"]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(["append", "remove"]), st.sampled_from(MODULES)),
+            st.tuples(st.just("insert"), st.integers(-5, 5), st.sampled_from(MODULES)),
+            st.tuples(st.just("extend"), st.lists(st.sampled_from(MODULES), max_size=3)),
+            st.tuples(st.just("__setitem__"), st.integers(-5, 5), st.sampled_from(MODULES)),
+            st.tuples(st.just("__setitem__"), st.slices(4), st.lists(st.sampled_from(MODULES))),
+            st.tuples(st.sampled_from(["__delitem__", "pop"]), st.integers(-5, 5)),
+            st.tuples(st.just("__delitem__"), st.slices(4)),
+            st.tuples(st.sampled_from(["reverse", "clear"])),
+        )
+    ),
+    st.slices(4),
+    st.sampled_from([nn.ModuleList, nn.Sequential]),
+)
+def test_a_module_list_is_a_list(steps: list[Any], some: slice, kind: Any) -> None:
+    own, oracle = kind(), list[nn.Module]()
+    for name, *arguments in steps:
+        failed: list[Any] = []
+        for each in (own, oracle):
+            try:
+                getattr(each, name)(*arguments)
+            except (IndexError, ValueError) as error:
+                failed.append(type(error))
+        assert failed in ([], failed[:1] * 2)
+        assert list(own) == oracle and len(own) == len(oracle)
+    part = own[some]
+    assert list(part) == oracle[some] and type(part) is kind and part.training
+    assert list(dict(own.named_modules()).values())[1:] == list(dict.fromkeys(oracle))
+
+
+def test_a_module_dict_is_a_dict() -> None:
+    a, b = nn.LLM("a"), nn.LLM("b")
+    named = nn.ModuleDict({"first": a})
+    named.update({"second": b, "third": a})
+    assert named.pop("first") is a and list(named) == ["second", "third"]
+    del named["third"]
+    assert named.get("third") is None and dict(named) == {"second": b}
+    assert named != nn.ModuleDict({"second": b}) and {named: 1}[named] == 1
+    with pytest.raises(errors.UsageError):
+        named.update({"fourth": "no module"})  # type: ignore[dict-item]
+    named.clear()
+    assert not named
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         lambda: nn.Sequential("not a module"),  # type: ignore[arg-type]
         lambda: nn.ModuleList([nn.LLM("a"), None]),  # type: ignore[list-item]
         lambda: nn.ModuleList().append(3),  # type: ignore[arg-type]
+        lambda: nn.Sequential().insert(0, 3),  # type: ignore[arg-type]
+        lambda: nn.Sequential().extend([nn.LLM("a"), 3]),  # type: ignore[list-item]
+        lambda: nn.ModuleList([nn.LLM("a")]).__setitem__(0, "b"),
         lambda: nn.ModuleDict({"a": lambda x: x}),  # type: ignore[dict-item]
         lambda: nn.ModuleDict().__setitem__("a", "b"),  # type: ignore[assignment]
     ],

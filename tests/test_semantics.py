@@ -34,6 +34,17 @@ INDEX: dict[str, list[str]] = {
         "test_nn: requires_grad_and_zero_grad_reach_every_parameter",
         "test_variable: requires_grad_is_set_on_leaves_only",
     ],
+    "Module: a Parameter's attribute takes Parameters and None only": [
+        "test_nn: a_parameter_is_not_lost_to_a_text_that_takes_its_place",
+    ],
+    "nn.Sequential, nn.ModuleList, nn.ModuleDict: a list's and a dict's methods": [
+        "test_nn: sequential_passes_each_output_on",
+        "test_nn: a_module_list_is_a_list",
+        "test_nn: a_module_dict_is_a_dict",
+    ],
+    "loss / n: not needed, and refused": [
+        "test_variable: a_loss_cannot_be_scaled_and_need_not_be",
+    ],
     # Gradients
     "Tensor.grad: accumulates over backward passes; zero_grad sets it to None": [
         "test_variable: grad_accumulates_over_backwards_and_zero_grad_resets_it",
@@ -56,7 +67,8 @@ INDEX: dict[str, list[str]] = {
         "test_grad: several_outputs_are_combined",
         "test_grad: an_unused_input_is_an_error_before_any_call_or_none_if_allowed",
     ],
-    "torch.autograd.backward of several roots: combined in the order given": [
+    "torch.autograd.grad of several outputs: one pass, combined in the order given (there is no "
+    "backward of several roots: their ta.mean is one)": [
         "test_tape: roots_are_walked_and_seeds_combined_in_the_order_given",
         "test_tape: contributions_are_combined_seeds_first_then_in_the_order_of_successors",
     ],

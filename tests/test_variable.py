@@ -16,7 +16,7 @@ import pytest
 import textautograd as ta
 from textautograd import Gradient, TextVariable, nn
 from textautograd.engines import Reply, Request, Scripted
-from textautograd.errors import EngineError, GraphError, UsageError
+from textautograd.errors import EngineError, GraphError, ReplyError, UsageError
 
 
 def leaf(text: str = "x", name: str | None = None) -> TextVariable:
@@ -377,6 +377,26 @@ def test_passes_that_have_begun_do_not_feel_what_another_frees() -> None:
     assert sorted(map(len, seen)) == [len('The expected output is: "righta".')] * 2
     with pytest.raises(GraphError, match="retain_graph"):
         loss_of(shared).backward()
+
+
+def test_a_failure_at_a_call_that_another_pass_frees_meanwhile_is_told() -> None:
+    shared = nn.LLM("Do.", engine=Scripted(lambda request: "wrong"))(q=leaf("q"))
+
+    def fails(node: Any, gradient: Gradient, engine: Any) -> list[Any]:
+        other = loss_of(shared + "b", "rightb")
+        other.backward(rule=lambda node, gradient, engine: [None, gradient])
+        raise ReplyError("no JSON")
+
+    with pytest.raises(ReplyError, match="no JSON"):
+        loss_of(shared + "a", "righta").backward(rule=fails)
+
+
+@pytest.mark.parametrize(
+    "scaled", [lambda loss: loss / 4, lambda loss: loss * 0.5, lambda loss: 0.5 * loss]
+)
+def test_a_loss_cannot_be_scaled_and_need_not_be(scaled: Any) -> None:
+    with pytest.raises(UsageError, match="leave it out"):
+        scaled(loss_of(leaf()))
 
 
 def test_what_a_hook_frees_further_on_is_still_walked_hooks_and_all() -> None:

@@ -197,6 +197,7 @@ def _run(
         if node is not None:
             _check_versions(node)
             _settle(node)
+    # As they are now: another pass may free them, as it may the nodes.
     hooks = {variable: variable._hooks for variable in walk if variable._hooks}  # type: ignore[attr-defined]
     reached: dict[Any, Gradient] = {}
     failures: dict[Node, Failure] = {}
@@ -263,7 +264,7 @@ def _run(
 
     with _running_from(roots), cancel_scope():
         dispatch.drive(walk, pull, arrive)
-    ordered = [failures[v.grad_fn] for v in walk if v.grad_fn in failures]
+    ordered = [failures[node] for v in walk if (node := walk.node(v)) in failures]
     if ordered and (detects or not (passed or all_may_fail)):
         raise ordered[0].error
     return reached, ordered

@@ -19,10 +19,10 @@ from textautograd.engines.default import chosen_engine
 from textautograd.errors import BudgetExceeded, Error, RunError, UsageError
 from textautograd.grad_mode import no_grad
 from textautograd.mapping import map as map_
-from textautograd.nn.module import Module, functional_call
+from textautograd.nn.module import Module, replacements
 from textautograd.optim.gate import tell_gate
 from textautograd.progress import Progress
-from textautograd.variable import TextVariable
+from textautograd.variable import TextVariable, overridden
 
 LossFn = Callable[[Any, str], TextVariable]
 """(output, target) → loss."""
@@ -271,10 +271,10 @@ def _remote(
     example: Example,
     loss_fn: LossFn,
 ) -> tuple[Row, Usage]:
-    named = {f"module.{name}": text for name, text in state.items()}
     with Budget() as meter, no_grad(), nullcontext() if engine is None else use_engine(engine):
         try:
-            row = functional_call(_Outcome(module), named, example, loss_fn)
+            with overridden(replacements(dict(module.named_parameters()), state)):
+                row = outcome(module, example, loss_fn)
         except SystemExit as end:  # it would end the process that waits for this one
             row = Row(example, error=Error(f"SystemExit: {end.code}"))
     return row, meter.spent
@@ -287,11 +287,3 @@ def _portable(error: Exception | None) -> Exception | None:
     except Exception:  # whatever its class does
         return Error(f"{type(error).__name__}: {error}")
     return error
-
-
-class _Outcome(Module):
-    def __init__(self, module: Module) -> None:
-        self.module = module
-
-    def forward(self, example: Example, loss_fn: LossFn) -> Row:
-        return outcome(self.module, example, loss_fn)

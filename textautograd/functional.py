@@ -65,7 +65,8 @@ def fill(template: TextVariable | str, /, **values: TextVariable | str) -> TextV
     Other braces stay as they are, and what is filled in is never searched for names.
 
     Raises:
-        UsageError: if a name does not occur in a template that is already known.
+        UsageError: if a name does not occur in a template that is a str. One that is a variable may
+            be any text, as optimizers rewrite it; what it does not name is left out.
     """
     variable = as_variable(template, "the template of fill")
     for name in values:

@@ -187,6 +187,7 @@ def follow(
         GraphError: if it is not one gradient, str or `None` per predecessor.
     """
     own = rule.func if isinstance(rule, partial) else rule
+    # These return what is checked already.
     if own in (semantic, textgrad) or isinstance(rule, blind):
         found: Coroutine[Any, Any, Pulled] = rule(node, gradient, engine)
         return found

@@ -123,7 +123,7 @@ class Walk:
             for predecessor in node.predecessors if node else ():
                 if predecessor in waiting:
                     waiting[predecessor] += 1
-        for variable in ends or ():
+        for variable in ends or ():  # one that leads to no other is not pulled
             node = order.get(variable)
             if node and not any([p in waiting for p in node.predecessors]):
                 order[variable] = None
@@ -232,7 +232,8 @@ def _successors_first(
     """Reverse post-order from the roots, without recursion, each variable with its node. Last slots
     go first, so that in the reverse what comes first in the program comes first. With `ends`, only
     what leads to one."""
-    last = next(iter(ends)) if ends and len(ends) == 1 else None  # nothing is wanted behind it
+    # Nothing is wanted behind the only end: it is not pulled, so it may have been freed.
+    only_end = next(iter(ends)) if ends and len(ends) == 1 else None
     nodes: dict[Vertex, Node | None] = {}  # each read once: another pass may free it meanwhile
     found: dict[Vertex, Node | None] = {}
     stack: list[tuple[Vertex, Iterator[Vertex] | None]]
@@ -243,12 +244,12 @@ def _successors_first(
             if variable in nodes:
                 continue
             node = nodes[variable] = variable.grad_fn
-            if node is not None and node.freed and variable is not last:
+            if node is not None and node.freed and variable is not only_end:
                 raise GraphError(
                     f"backward a second time through {node}, whose saved values were "
                     "freed by the first: pass retain_graph=True to the first backward()"
                 )
-            rest = iter(()) if variable is last else reversed(_live(node))
+            rest = iter(()) if variable is only_end else reversed(_live(node))
         for predecessor in rest:
             if predecessor not in nodes:
                 stack += [(variable, rest), (predecessor, None)]

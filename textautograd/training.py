@@ -29,7 +29,7 @@ from textautograd.gradient import Gradient
 from textautograd.locking import locked
 from textautograd.mapping import map as map_
 from textautograd.nn.module import Module, check_state
-from textautograd.optim.optimizer import Optimizer, StepResult
+from textautograd.optim.optimizer import NO_GRADIENT, Optimizer, StepResult
 from textautograd.progress import Progress
 from textautograd.rules import Rule
 from textautograd.run_dir import RunDir, damaged
@@ -337,12 +337,12 @@ def _check_can_learn(module: Module, optimizer: Optimizer) -> None:
 
 def _why(result: StepResult, wrong: int, failures: Sequence[object]) -> str | None:
     """Why a step changed nothing, if it did not."""
-    if result.why != "no gradient":
+    if result.why != NO_GRADIENT:
         return result.why
     if not wrong:
-        return "no gradient: no answer was wrong"
+        return f"{NO_GRADIENT}: no answer was wrong"
     why = str(failures[0]) if failures else "the feedback is empty, or reaches no parameter"
-    return f"no gradient: {why}"
+    return f"{NO_GRADIENT}: {why}"
 
 
 def _checkpoint(history: History, optimizer: Optimizer) -> dict[str, Any]:

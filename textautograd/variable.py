@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from textautograd import dispatch
@@ -121,9 +122,10 @@ class TextVariable(Variable):
             retain_graph: keeps what was saved, for another backward pass.
 
         Returns:
-            The nodes whose rule failed, with the error of each: nothing passed through them. If
-            there are any, there is a `BackwardWarning` too; if there are no others, the first
-            error is raised and no `.grad` has changed.
+            The nodes whose rule failed, with the error of each: their inputs got nothing, their
+            instructions what needs no rule (inputs, output and feedback). If there are any, there
+            is a `BackwardWarning` too; if there are no others, the first error is raised and no
+            `.grad` has changed.
 
         Raises:
             GraphError: a freed graph, a leaf modified since it was used, no seed, nothing that
@@ -148,6 +150,14 @@ class TextVariable(Variable):
         if not isinstance(other, str):
             return NotImplemented
         return apply(_PLUS, as_variable(other, "the left side of +"), self)
+
+    def _is_not_scaled(self, _: object) -> NoReturn:
+        raise UsageError(
+            f"{self._title()} cannot be multiplied or divided: what gradients in words say depends "
+            "on no factor, so leave it out; the number of a loss is its .item()"
+        )
+
+    __mul__ = __rmul__ = __truediv__ = _is_not_scaled
 
     def __await__(self) -> Generator[Any, None, str]:
         text: str = yield from dispatch.awaited(overriding(self)._value).__await__()
@@ -234,7 +244,7 @@ def apply(operation: Operation, *inputs: TextVariable) -> TextVariable:
     Texts, versions, grad mode, overrides and engines are read now, in the caller's context; a value
     that has to wait for a model is computed on the background loop.
     """
-    if replacements := _overrides.get(_NO_OVERRIDES):
+    if replacements := _overrides.get():
         inputs = tuple([replacements.get(x, x) for x in inputs])
     values = tuple([x._value for x in inputs])
     site = call_site()
@@ -268,19 +278,19 @@ async def _compute(operation: Operation, values: Sequence[Any], site: Site | Non
         raise
 
 
-_overrides: ContextVar[Mapping[TextVariable, TextVariable]] = ContextVar("textautograd_overrides")
-_NO_OVERRIDES: Mapping[TextVariable, TextVariable] = {}
+_overrides: ContextVar[Mapping[TextVariable, TextVariable]]
+_overrides = ContextVar("textautograd_overrides", default=MappingProxyType({}))
 
 
 def overriding(variable: TextVariable) -> TextVariable:
     """What a parameter reads as in this context (`functional_call`, a gate): itself, elsewhere."""
-    return _overrides.get(_NO_OVERRIDES).get(variable, variable)
+    return _overrides.get().get(variable, variable)
 
 
 @contextmanager
 def overridden(replacements: Mapping[TextVariable, TextVariable]) -> Iterator[None]:
     """Within this context each of these parameters reads as another variable."""
-    token = _overrides.set({**_overrides.get(_NO_OVERRIDES), **replacements})
+    token = _overrides.set({**_overrides.get(), **replacements})
     try:
         yield
     finally:

@@ -1,15 +1,15 @@
-"""Containers, as in PyTorch."""
+"""Containers, as in PyTorch: what a list or a dict can do, with modules as items."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
+from typing import Any, Self, overload
 
 from textautograd.errors import UsageError
 from textautograd.nn.module import Module
 
 
-class _Listed(Module):
+class _Listed(Module, MutableSequence[Module]):
     items: list[Module]
 
     def _named_parts(self) -> Iterable[tuple[int, Module]]:
@@ -21,8 +21,37 @@ class _Listed(Module):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> Module:
-        return self.items[index]
+    @overload
+    def __getitem__(self, index: int) -> Module: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> Module | Self:
+        if not isinstance(index, slice):
+            return self.items[index]
+        some = type(self).__new__(type(self))
+        some.items, some.training = self.items[index], self.training
+        return some
+
+    def __setitem__(self, index: Any, module: Any) -> None:
+        is_slice = isinstance(index, slice)
+        self.items[index] = _modules(self, module) if is_slice else _module(module)
+
+    def __delitem__(self, index: int | slice) -> None:
+        del self.items[index]
+
+    def insert(self, index: int, module: Module) -> Self:  # type: ignore[override]
+        """Adds a module before another."""
+        self.items.insert(index, _module(module))
+        return self
+
+    def append(self, module: Module) -> Self:  # type: ignore[override]
+        """Adds a module at the end."""
+        return self.insert(len(self), module)
+
+    def extend(self, modules: Iterable[Module]) -> Self:  # type: ignore[override]
+        """Adds several; all of them or none."""
+        self.items += _modules(self, modules)
+        return self
 
 
 class Sequential(_Listed):
@@ -42,17 +71,10 @@ class ModuleList(_Listed):
     """A list of modules."""
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
-        if not isinstance(modules, Iterable) or isinstance(modules, (str, Mapping)):
-            raise UsageError(f"a ModuleList takes a list of modules, not {modules!r}")
-        self.items = [_module(module) for module in modules]
-
-    def append(self, module: Module) -> ModuleList:
-        """Adds a module at the end."""
-        self.items.append(_module(module))
-        return self
+        self.items = _modules(self, modules)
 
 
-class ModuleDict(Module):
+class ModuleDict(Module, MutableMapping[str, Module]):
     """A dict of modules."""
 
     def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
@@ -73,8 +95,8 @@ class ModuleDict(Module):
     def __getitem__(self, name: str) -> Module:
         return self.items_by_name[name]
 
-    def __contains__(self, name: object) -> bool:
-        return name in self.items_by_name
+    def __delitem__(self, name: str) -> None:
+        del self.items_by_name[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.items_by_name)
@@ -82,17 +104,13 @@ class ModuleDict(Module):
     def __len__(self) -> int:
         return len(self.items_by_name)
 
-    def keys(self) -> Iterable[str]:
-        """The names."""
-        return self.items_by_name.keys()
+    __eq__, __hash__ = Module.__eq__, Module.__hash__  # itself alone, as other modules
 
-    def values(self) -> Iterable[Module]:
-        """The modules."""
-        return self.items_by_name.values()
 
-    def items(self) -> Iterable[tuple[str, Module]]:
-        """Names and modules."""
-        return self.items_by_name.items()
+def _modules(container: Module, modules: Iterable[Module]) -> list[Module]:
+    if not isinstance(modules, Iterable) or isinstance(modules, (str, Mapping)):
+        raise UsageError(f"a {type(container).__name__} takes a list of modules, not {modules!r}")
+    return [_module(module) for module in modules]
 
 
 def _module(module: Module) -> Module:

@@ -27,10 +27,19 @@ _MISSING = object()
 class Parameter(TextVariable):
     """A leaf that modules own and optimizers rewrite (`torch.nn.Parameter`)."""
 
-    __slots__ = ()
+    __slots__ = ("_found_as",)
 
     def __init__(self, data: str, requires_grad: bool = True, *, name: str | None = None) -> None:
         super().__init__(data, requires_grad=requires_grad, name=name)
+        self._found_as: str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (*super().__reduce__(), (None, {"_found_as": self._found_as}))
+
+    def _find_as(self, name: str) -> None:
+        """Takes a dotted name, unless it has one of its own."""
+        if self.name is None or self.name == self._found_as:
+            self.name = self._found_as = name
 
 
 class Module:
@@ -66,6 +75,20 @@ class Module:
             output = output if replaced is None else replaced
         return output
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As in torch, a text does not take a parameter's place: it would be lost from the state.
+
+        Raises:
+            UsageError: it would.
+        """
+        if value is not None and not isinstance(value, Parameter):
+            if isinstance(vars(self).get(name), Parameter):
+                raise UsageError(
+                    f"{name} is a Parameter and cannot be replaced by a {type(value).__name__}: to "
+                    f"give it another text, assign .{name}.data"
+                )
+        super().__setattr__(name, value)
+
     def named_modules(self) -> Iterator[tuple[str, Module]]:
         """Every module with its dotted name; this one first, under the name ''."""
         for name, part in _walk(self):
@@ -83,12 +106,18 @@ class Module:
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Every parameter with its dotted name, in the order of attributes.
 
-        A parameter without a name of its own is called by the first dotted name it is found under.
+        One without a name of its own is called by that from now on: so an optimizer's names are
+        those in the module whose parameters it was given, whoever asked for them before.
         """
+        for name, parameter in self._found_parameters():
+            parameter._find_as(name)
+            yield name, parameter
+
+    def _found_parameters(self) -> Iterator[tuple[str, Parameter]]:
         for name, part in _walk(self):
             if isinstance(part, Parameter):
                 if part.name is None:
-                    part.name = name
+                    part._find_as(name)
                 yield name, part
 
     def parameters(self) -> Iterator[Parameter]:
@@ -97,7 +126,7 @@ class Module:
 
     def state_dict(self) -> dict[str, str]:
         """Dotted name → text: JSON, and nothing but texts."""
-        return {name: str(parameter) for name, parameter in self.named_parameters()}
+        return {name: str(parameter) for name, parameter in self._found_parameters()}
 
     def load_state_dict(self, state: Mapping[str, str], strict: bool = True) -> None:
         """Sets the parameters' texts; all of them or none.
@@ -105,7 +134,7 @@ class Module:
         Raises:
             StateError: a value that is no text, or, if `strict`, a name that is missing or unknown.
         """
-        own = dict(self.named_parameters())
+        own = dict(self._found_parameters())
         check_state(own, state, strict=strict)
         for name, text in state.items():
             if name in own:
@@ -139,13 +168,13 @@ class Module:
 
     def requires_grad_(self: M, requires_grad: bool = True) -> M:
         """Whether backward should reach the parameters in here."""
-        for parameter in self.parameters():
+        for _, parameter in self._found_parameters():
             parameter.requires_grad = requires_grad
         return self
 
     def zero_grad(self) -> None:
         """Sets every parameter's `.grad` to `None`."""
-        for parameter in self.parameters():
+        for _, parameter in self._found_parameters():
             parameter.grad = None
 
     def register_forward_hook(

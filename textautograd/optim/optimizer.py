@@ -29,6 +29,7 @@ from textautograd.optim.gate import (
 from textautograd.rules import Rule, semantic
 from textautograd.variable import TextVariable
 
+NO_GRADIENT = "no gradient"
 _SHOWN = 200  # characters of a reason; a candidate's `problems` and `error` hold the whole
 
 
@@ -89,7 +90,7 @@ class StepResult:
         refused = "; ".join(f"{', '.join(names)}: {why}" for why, names in about.items())
         tried = [candidate for candidate in self.candidates if candidate.state]
         if not tried:
-            return f"rewrite refused: {refused}" if refused else "no gradient"
+            return f"rewrite refused: {refused}" if refused else NO_GRADIENT
         found = Counter(shorten(c.error or f"loss {c.loss:g}", _SHOWN) for c in tried)
         each = [said if n == 1 else f"{said} ({n} times)" for said, n in found.items()]
         return f"not better than loss {self.before:g}; candidates: {', '.join(each)}"
@@ -170,7 +171,8 @@ class Optimizer:
         Args:
             closure: the update gate, `() -> loss`: evaluated with the old state and each candidate,
                 concurrently and in full; the best candidate is kept only if strictly lower. Without
-                it the first usable candidate is written.
+                it the first usable candidate is written. (Not torch's closure, which computes the
+                gradients: here they are there before, as backward left them.)
 
         Raises:
             UsageError: the closure returned no number. EngineError, ReplyError: the old state could

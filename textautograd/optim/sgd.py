@@ -127,6 +127,7 @@ class SGD(Rewriting):
         """Each candidate's own evidence: the next draw from one stream."""
         rng = random.Random(f"{self.seed} {self.steps} {name}".encode(errors="surrogatepass"))
         for _ in range(candidate + 1):
+            # More than are shown, as some may say the same.
             order = rng.sample(range(len(gradient)), min(len(gradient), 8 * self.examples))
         chosen: list[Feedback] = []
         for index in order:
