@@ -426,14 +426,15 @@ MUTATIONS = [
         "        for left in [b for b in self._joined if b not in budgets]:\n"
         "            self._joined.remove(left)\n"
         "            left.leave(self)\n"
+        "            left.wake()\n"
         "        for budget in budgets:\n            if budget not in self._joined:\n",
         "budget::test_who_needs_two_budgets_comes_before_those_who_came_later_to_one",
     ),
     Mutation(
         "one that waits on a loop that is blocked is waited for",
         "engines/_hold.py",
-        "loop.is_running() and not self._is_silent()\n\n    def is_lost",
-        "loop.is_running()\n\n    def is_lost",
+        "not loop.is_closed() and not _is_silent(loop, self._patience)",
+        "not loop.is_closed()",
         "budget::test_a_loop_that_is_blocked_while_it_waits_holds_nobody_up",
     ),
     Mutation(

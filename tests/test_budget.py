@@ -37,7 +37,7 @@ from textautograd.engines import (
     call,
     call_now,
 )
-from textautograd.engines._hold import Hold, Share, is_within_a_call
+from textautograd.engines._hold import PATIENCE, Hold, Share, is_within_a_call
 
 
 def priced(cost: float | None = 0.5) -> Scripted:
@@ -336,7 +336,10 @@ def test_one_who_waits_and_is_given_up_holds_nobody_up() -> None:
 
 
 @pytest.mark.parametrize("is_closed", [False, True])
-def test_one_whose_loop_has_ended_while_it_waits_holds_nobody_up(is_closed: bool) -> None:
+def test_one_whose_loop_has_ended_while_it_waits_holds_nobody_up(
+    is_closed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("textautograd.engines._hold.PATIENCE", 0.01)
     release = threading.Event()
 
     def slow(request: Request) -> Reply:
@@ -357,7 +360,7 @@ def test_one_whose_loop_has_ended_while_it_waits_holds_nobody_up(is_closed: bool
             loop.close()
         release.set()
         thread.join()
-        assert call_now(model, ask()) is not None
+        assert asyncio.run(asyncio.wait_for(call(model, ask()), 60)).text == "x"
         if not is_closed:  # when its loop goes on, so does it
             assert loop.run_until_complete(left).text == "x"
             loop.close()
@@ -650,6 +653,91 @@ def test_a_meter_keeps_no_engine_alive() -> None:
     with Budget() as meter:
         assert use()() is None
     assert meter.spent.calls == 1
+
+
+def test_two_who_wait_do_not_wake_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is the first in a budget that the other asks: one has no room in one, one in neither."""
+    tries: list[int] = []
+    room = Budget.room
+    monkeypatch.setattr(Budget, "room", lambda *each: tries.append(1) or room(*each))  # type: ignore[func-returns-value]
+    release = asyncio.Event()
+
+    async def slow(request: Request) -> Reply:
+        await release.wait()
+        return Reply("x", usage=Usage(0, 1, calls=1))
+
+    async def within(max_tokens: int, *budgets: Budget) -> Reply:
+        with contextlib.ExitStack() as stack:
+            for budget in budgets:
+                stack.enter_context(budget)
+            return await call(model, ask("", max_tokens=max_tokens))
+
+    async def four() -> None:
+        going = []
+        for max_tokens, *budgets in ((90, one), (50, two), (20, one, two), (60, one, two)):
+            going.append(asyncio.create_task(within(max_tokens, *budgets)))
+            await asyncio.sleep(0)
+        tries.clear()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        release.set()
+        assert len(tries) <= 8
+        await asyncio.gather(*going)
+
+    model = Plain(slow)
+    one, two = Budget(tokens=100), Budget(tokens=100)
+    asyncio.run(four())
+
+
+def test_all_who_wait_on_a_loop_that_is_silent_are_passed_over_and_later_given_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("textautograd.engines._hold.monotonic", lambda: now[0])
+
+    async def wait_for_room() -> list[asyncio.Task[Reply]]:
+        waiting = [asyncio.create_task(call(answering(), ask())) for _ in range(3)]
+        await asyncio.sleep(0)
+        return waiting
+
+    loop = asyncio.new_event_loop()
+    with Budget(tokens=100) as budget:
+        flies = Hold(ask(), answering(), (budget,))
+        assert flies.take_now()
+        waiting = loop.run_until_complete(wait_for_room())
+        flies.release(ValueError())
+        asks = Hold(ask(), answering(), (budget,))
+        assert not asks.take_now()  # those before it are asked to answer
+        now[0] += PATIENCE
+        assert asks.take_now()  # none did
+        loop.run_until_complete(asyncio.sleep(0))  # and now they ask again
+        asks.release(ValueError())
+        again = Hold(ask(), answering(), (budget,))
+        for _ in range(2):
+            assert not again.take_now()
+            now[0] += PATIENCE
+        assert again.take_now()
+        again.release(ValueError())
+        loop.run_until_complete(asyncio.gather(*waiting))
+        loop.close()
+
+
+def test_what_a_collection_gives_back_while_one_asks_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    thrown_away: list[Hold] = []
+
+    def is_lost(self: Hold) -> bool:
+        if thrown_away:  # as the garbage collector closes a coroutine, at any time
+            thrown_away.pop().release(GeneratorExit())
+        return False
+
+    monkeypatch.setattr(Hold, "is_lost", is_lost)
+    with Budget(calls=2) as budget:
+        for _ in range(2):
+            thrown_away.append(Hold(ask(), answering(), (budget,)))
+            assert thrown_away[-1].take_now()
+        assert Hold(ask(), answering(), (budget,)).take_now()
 
 
 def test_one_who_is_given_up_while_it_waits_is_forgotten() -> None:
@@ -957,6 +1045,51 @@ def test_threads_never_pass_a_budget() -> None:
         for thread in threads:
             thread.join()
     assert len(model.calls) == budget.spent.calls == 50
+
+
+def test_loops_in_threads_wait_for_room_in_two_budgets_and_all_get_it() -> None:
+    """Threads change places as often as they can, so between any two steps."""
+
+    async def one_turn(request: Request) -> Reply:
+        await asyncio.sleep(0)
+        return Reply("x", usage=Usage(0, 1, calls=1))
+
+    async def within(*budgets: Budget) -> Reply:
+        with contextlib.ExitStack() as stack:
+            for budget in budgets:
+                stack.enter_context(budget)
+            return await call(model, ask(max_tokens=490))
+
+    async def several() -> list[Any]:
+        made = []
+        for _ in range(40):
+            made += await asyncio.gather(
+                *(within(*some) for some in (both, both, both[:1], both[1:]))
+            )
+        return made
+
+    model = Plain(one_turn)
+    both = Budget(tokens=100_000), Budget(tokens=100_000)
+    for budget in both:
+        budget.charge(Usage(0, 99_000))
+    replies: list[list[Any]] = []
+    threads = [
+        threading.Thread(target=lambda: replies.append(asyncio.run(several())), daemon=True)
+        for _ in range(4)
+    ]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        sys.setswitchinterval(interval)
+    assert [kinds(made) for made in replies] == [{"Reply": 160}] * 4
+    for budget in both:
+        assert budget.spent.calls == 480 and "held" not in repr(budget)
+        assert not budget._waiting
 
 
 def test_tokens_are_held_by_the_requests_limit_and_settled_by_usage() -> None:

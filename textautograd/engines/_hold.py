@@ -13,6 +13,7 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 from textautograd.cancelling import check_cancelled
 from textautograd.engines._checks import a_usage
@@ -30,6 +31,8 @@ _lock = threading.RLock()
 _tickets = itertools.count()
 PATIENCE = 1.0  # seconds
 _within: ContextVar[Hold | None] = ContextVar("call_around", default=None)
+_asked: WeakKeyDictionary[AbstractEventLoop, float] = WeakKeyDictionary()
+"""When event loops were asked to turn that have not yet."""
 
 
 @dataclass(slots=True)
@@ -72,9 +75,10 @@ class Hold:
     """
 
     __slots__ = (
-        "_asked",
+        "_is_woken",
         "_joined",
         "_loop",
+        "_patience",
         "_token",
         "_turn",
         "around",
@@ -101,11 +105,11 @@ class Hold:
         self.ticket = math.inf
         """Its place among those that wait, which it keeps wherever it waits."""
         self._joined: list[Budget] = []
-        self._asked: float | None = None
-        """When its event loop was asked to turn, if it has not yet."""
+        self._is_woken = False
+        self._patience = 1
         self._token: Token[Hold | None]
         self._loop: weakref.ref[AbstractEventLoop] | None = None
-        self._turn: Future[None] | None = None
+        self._turn: weakref.ref[Future[None]] | None = None
 
     def take_now(self) -> bool:
         """Whether there is room in all budgets, which is taken.
@@ -128,19 +132,21 @@ class Hold:
             while True:
                 check_cancelled()
                 with _lock:
-                    self._asked = None
                     full = self._take()
                     if not full:
                         return
-                    self._turn = loop.create_future()
+                    turn = loop.create_future()
+                    self._turn = weakref.ref(turn)
                     self._join(full)
-                await asyncio.wait([self._turn], timeout=PATIENCE)  # a loop that stops tells nobody
+                await asyncio.wait([turn], timeout=PATIENCE)  # a loop that stops tells nobody
         finally:
-            self._turn = None
             if self._joined:
                 with _lock:
-                    while self._joined:
-                        self._joined.pop().leave(self)
+                    joined, self._joined = self._joined, []
+                    for budget in joined:
+                        budget.leave(self)
+                    for budget in joined:
+                        budget.wake()
 
     def _take(self) -> list[Budget]:
         """The budgets that have no room yet. If none, room is taken in all."""
@@ -163,33 +169,32 @@ class Hold:
                 budget.join(self)
 
     def pass_over(self, budget: Budget) -> None:
-        """It waits there no more, until it has been woken and asks again."""
-        self._joined.remove(budget)
+        """It waits there no more, until it asks again. The next time it is given longer: its loop
+        may turn slowly."""
+        with suppress(ValueError):  # it was given up, and has just been collected
+            self._joined.remove(budget)
+        self._patience *= 2
         self.wake()
 
     def wake(self) -> None:
-        """Lets it try again, or answer that it is there, as soon as its event loop turns."""
+        """Lets it try again, as soon as its event loop turns."""
         loop = self._loop() if self._loop else None
-        if loop is not None and self._asked is None:
-            self._asked = monotonic()
+        if loop is not None and not self._is_woken:
+            self._is_woken = True
             with suppress(RuntimeError):  # it is closed
-                loop.call_soon_threadsafe(self._answer)
+                loop.call_soon_threadsafe(self._try_again)
 
-    def _answer(self) -> None:
-        self._asked = None
-        if self._turn is not None and not self._turn.done():
-            self._turn.set_result(None)
-
-    def _is_silent(self) -> bool:
-        """Whether its event loop has not turned since it was asked to some time ago."""
-        self.wake()
-        return self._asked is not None and monotonic() - self._asked >= PATIENCE
+    def _try_again(self) -> None:
+        self._is_woken = False
+        turn = self._turn() if self._turn else None
+        if turn is not None and not turn.done():
+            turn.set_result(None)
 
     def is_heard(self) -> bool:
-        """Whether it can try again when it is woken. A loop may be stopped, or blocked by its own
-        program."""
+        """Whether it can try again when it is woken: its loop may have been stopped, or blocked by
+        its own program."""
         loop = self._loop() if self._loop else None
-        return loop is not None and loop.is_running() and not self._is_silent()
+        return loop is not None and not loop.is_closed() and not _is_silent(loop, self._patience)
 
     def is_lost(self) -> bool:
         """Whether it may never come back from the model: its event loop is gone, or stopped. One
@@ -199,7 +204,7 @@ class Hold:
         loop = self._loop()
         if loop is None or loop.is_closed():
             return True
-        return not loop.is_running() and self._is_silent()
+        return not loop.is_running() and _is_silent(loop)
 
     def __enter__(self) -> None:
         """What is called from here on is made within this call."""
@@ -247,6 +252,23 @@ class Hold:
                 usage = replace(usage, cost=max(each.dearest for each in known))  # as none is told
             for budget in self.budgets:
                 budget.settle(self, usage, uncounted)
+            for budget in self.budgets:
+                budget.wake()
+
+
+def _is_silent(loop: AbstractEventLoop, patience: int = 1) -> bool:
+    """Whether an event loop has not turned since it was asked to some time ago."""
+    now = monotonic()
+    if loop not in _asked:
+        _asked[loop] = now
+        with suppress(RuntimeError):  # it is closed
+            loop.call_soon_threadsafe(_has_turned, loop)
+    return now - _asked.get(loop, now) >= PATIENCE * patience
+
+
+def _has_turned(loop: AbstractEventLoop) -> None:
+    with _lock:
+        _asked.pop(loop, None)
 
 
 def _living(call: Hold | None) -> Hold | None:
@@ -273,6 +295,7 @@ def tokens_of(text: str) -> int:
 def _in_child() -> None:
     global _lock
     _lock = threading.RLock()  # another thread may have held it
+    _asked.clear()
 
 
 if hasattr(os, "register_at_fork"):

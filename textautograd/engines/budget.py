@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from bisect import bisect_left, insort
+from bisect import insort
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -103,6 +104,7 @@ class Budget:
             self._waiting.clear()
         if not self.has_limits():
             return Share()
+        in_flight = len(self._shares)
         known = self.known(call)
         tokens = call.input_tokens + (call.max_tokens or known.longest)
         left_tokens, left_dollars = self._left(tokens, known)
@@ -119,8 +121,8 @@ class Budget:
         share = Share(tokens, known.dearest, more_tokens, more_dollars)
         if self._fits(call, share, left_tokens, left_dollars):
             return share
-        if lost := [each for each in self._shares if each.is_lost()]:
-            self._forget(lost)
+        self._forget([each for each in list(self._shares) if each.is_lost()])
+        if len(self._shares) < in_flight:  # or one that was thrown away was collected meanwhile
             return self.room(call)
         if call.around is None and self._shares:
             return None
@@ -184,7 +186,6 @@ class Budget:
         self._uncounted += uncounted
         if usage is not None:
             self._spent += usage
-        self.wake()
 
     def _forget(self, calls: Iterable[Hold]) -> None:
         for call in list(calls):
@@ -198,20 +199,18 @@ class Budget:
         insort(self._waiting, call, key=_ticket)
 
     def leave(self, call: Hold) -> None:
-        """Lets the next one try."""
-        i = bisect_left(self._waiting, call.ticket, key=_ticket)
-        if self._waiting[i : i + 1] == [call]:
-            del self._waiting[i]
-        self.wake()
+        """It waits here no more."""
+        with suppress(ValueError):  # in a child that was forked meanwhile
+            self._waiting.remove(call)
 
     def _first(self, call: Hold | None = None) -> Hold | None:
-        """The first that waits here. One that does not hear, if it is not the one that asks, is
+        """The first that waits here. One that does not hear, if it is before the one that asks, is
         passed over: when its loop goes on, it asks again."""
         while self._waiting:
             first = self._waiting[0]
-            if first is call or first.is_heard():
+            if (call is not None and call.ticket <= first.ticket) or first.is_heard():
                 return first
-            del self._waiting[0]
+            self.leave(first)
             first.pass_over(self)
         return None
 
