@@ -722,7 +722,7 @@ def test_what_was_never_tried_is_not_told_as_no_gain(root: Path) -> None:
 
     def cell(**changes: Any) -> str:
         text = report.report([quiet | changes])
-        (row,) = [r for r in text.split("\n") if r.startswith("| semantic gradient")][:1]
+        (row,) = [r for r in text.split("\n") if r.startswith("| optim.SGD")][:1]
         return row.split(" | ")[1].strip(" |")
 
     assert cell(steps=[{"why": "rewrite refused: a", "accepted": False}]) == "0-"
@@ -785,7 +785,7 @@ def test_only_seeds_share_a_row(root: Path) -> None:
         return [
             row
             for row in report.report(list(found), True).split("<details>")[1].split("\n")
-            if row[:3] in ("###", "| t", "| s")
+            if row[:3] in ("###", "| t", "| S")
         ]
 
     name = "| the agent as written"
@@ -810,7 +810,7 @@ def test_only_seeds_share_a_row(root: Path) -> None:
     )
 
     def less_sgd(*found: dict[str, Any]) -> str:
-        named = (row for row in told(*found) if row.startswith("| the joint backward prompt"))
+        named = (row for row in told(*found) if row.startswith("| SGD, its joint backward prompt"))
         return next(named).split(" | ")[6]
 
     assert less_sgd(line, single, *sgd) == ""  # which state to compare with is not known
@@ -935,7 +935,9 @@ def test_a_key_changes_with_the_method_and_the_prompts_that_it_uses(
     assert changed("textautograd.prompts.rewrite.SYSTEM", "x") == walked
     assert changed("textautograd.prompts.graph.SYSTEM", "x") == seen
     assert changed("textautograd.prompts.propose.SYSTEM", "x") == proposed
-    assert changed("textautograd.prompts.optimize.SYSTEM", "x") == trained - rivals - blank
+    own = {"no-form-5"}
+    assert changed("textautograd.prompts.optimize.SYSTEM", "x") == trained - rivals - blank - own
+    assert changed("benchmarks.paper.methods.FORMLESS", "x") == own
     assert changed("textautograd.prompts.textgrad.SYSTEM", "x") == {*walked, "edges"}
     joint = trained - rivals - blank - {"no-gradient", "edges", "no-data", "no-data-5"}
     assert changed("textautograd.prompts.semantic.SYSTEM", "x") == joint
