@@ -14,7 +14,7 @@ import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -42,6 +42,14 @@ from textautograd.engines._hold import PATIENCE, Hold, Share, is_within_a_call
 
 def priced(cost: float | None = 0.5) -> Scripted:
     return Scripted(lambda request: Reply("x", usage=Usage(10, 5, 0, cost, 1)))
+
+
+async def within(budgets: Iterable[Budget], engine: Any, request: Request) -> Reply:
+    """A call that is made in these."""
+    with contextlib.ExitStack() as stack:
+        for budget in budgets:
+            stack.enter_context(budget)
+        return await call(engine, request)
 
 
 def test_budget_counts_what_is_spent() -> None:
@@ -483,19 +491,14 @@ def test_who_needs_two_budgets_comes_before_those_who_came_later_to_one() -> Non
     async def steps() -> None:
         going = []
 
-        async def within(name: str, *budgets: Budget) -> Reply:
-            with contextlib.ExitStack() as stack:
-                for budget in budgets:
-                    stack.enter_context(budget)
-                return await call(model, Request([{"content": name}], max_tokens=600))
-
         async def settle() -> None:
             for _ in range(20):
                 await asyncio.sleep(0)
 
         async def begin(name: str, *budgets: Budget) -> None:
             ends[name] = asyncio.Event()
-            going.append(asyncio.create_task(within(name, *budgets)))
+            request = Request([{"content": name}], max_tokens=600)
+            going.append(asyncio.create_task(within(budgets, model, request)))
             await settle()
 
         async def end(name: str) -> None:
@@ -666,16 +669,11 @@ def test_two_who_wait_do_not_wake_each_other(monkeypatch: pytest.MonkeyPatch) ->
         await release.wait()
         return Reply("x", usage=Usage(0, 1, calls=1))
 
-    async def within(max_tokens: int, *budgets: Budget) -> Reply:
-        with contextlib.ExitStack() as stack:
-            for budget in budgets:
-                stack.enter_context(budget)
-            return await call(model, ask("", max_tokens=max_tokens))
-
     async def four() -> None:
         going = []
         for max_tokens, *budgets in ((90, one), (50, two), (20, one, two), (60, one, two)):
-            going.append(asyncio.create_task(within(max_tokens, *budgets)))
+            request = ask("", max_tokens=max_tokens)
+            going.append(asyncio.create_task(within(budgets, model, request)))
             await asyncio.sleep(0)
         tries.clear()
         for _ in range(100):
@@ -805,12 +803,9 @@ def test_calls_in_budgets_within_budgets_all_end(made: list[tuple[bool, int, boo
     other for ever."""
     model, outer, inner = answering(), Budget(tokens=200), Budget(tokens=100)
 
-    async def one(is_inner: bool, tokens: int) -> Reply:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(outer)
-            if is_inner:
-                stack.enter_context(inner)
-            return await call(model, ask("", max_tokens=tokens))
+    def one(is_inner: bool, tokens: int) -> Coroutine[Any, Any, Reply]:
+        budgets = [outer, inner] if is_inner else [outer]
+        return within(budgets, model, ask("", max_tokens=tokens))
 
     async def all_of_them() -> list[Any]:
         tasks = [asyncio.create_task(one(is_inner, n)) for is_inner, n, _ in made]
@@ -1054,17 +1049,14 @@ def test_loops_in_threads_wait_for_room_in_two_budgets_and_all_get_it() -> None:
         await asyncio.sleep(0)
         return Reply("x", usage=Usage(0, 1, calls=1))
 
-    async def within(*budgets: Budget) -> Reply:
-        with contextlib.ExitStack() as stack:
-            for budget in budgets:
-                stack.enter_context(budget)
-            return await call(model, ask(max_tokens=490))
-
     async def several() -> list[Any]:
         made = []
         for _ in range(40):
             made += await asyncio.gather(
-                *(within(*some) for some in (both, both, both[:1], both[1:]))
+                *(
+                    within(some, model, ask(max_tokens=490))
+                    for some in (both, both, both[:1], both[1:])
+                )
             )
         return made
 
