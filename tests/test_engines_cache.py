@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -17,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from textautograd import errors
+import textautograd as ta
+from textautograd import errors, nn
 from textautograd.engines import (
     Budget,
     Cached,
@@ -521,3 +523,45 @@ def test_a_flight_that_has_landed_is_not_waited_for_again() -> None:
             return await asyncio.gather(*map(one, range(4)))
 
     assert asyncio.run(asyncio.wait_for(main(), 60)) == ["no budget"] * 4
+
+
+class Votes(nn.Module):
+    """Five draws of one call, and three by threads of its own."""
+
+    def __init__(self, temperature: float) -> None:
+        self.solve = nn.LLM("Solve.", temperature=temperature)
+
+    def forward(self, question: str) -> ta.TextVariable:
+        drawn = [self.solve(question) for _ in range(5)]
+        drawn += ta.map(lambda _: self.solve(question), range(3))
+        return ta.cat(sorted(x.data for x in drawn), " ")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_sample_draws_as_often_with_a_cache_as_without(tmp_path: Path, is_async: bool) -> None:
+    """And once a run is resumed, or the same state evaluated again, they are the same draws."""
+
+    async def later(request: Request) -> str:
+        return f"{next(numbers)}"
+
+    numbers = itertools.count()
+    engine = Scripted(later if is_async else lambda request: f"{next(numbers)}")
+    examples = [ta.data.Example(question, "x") for question in "ab"]
+    outputs = []
+    for paid in (16, 0):
+        with caching(tmp_path / "calls.sqlite"), Budget() as budget:
+            for _ in range(2):
+                votes = Votes(1.0).to(engine)
+                found = ta.evaluate(votes, examples, nn.ExactMatchLoss())
+                outputs.append([row.output for row in found.rows])
+        assert budget.spent.calls == paid
+    assert outputs == [outputs[0]] * 4
+    drawn = " ".join(map(str, outputs[0])).split()
+    assert sorted(map(int, drawn)) == list(range(16))
+
+
+def test_at_temperature_0_there_is_one_draw(tmp_path: Path) -> None:
+    engine = Scripted(lambda request: str(len(engine.calls)))
+    with caching(tmp_path / "calls.sqlite"), Budget() as budget:
+        ta.evaluate(Votes(0.0).to(engine), [ta.data.Example("a", "x")], nn.ExactMatchLoss())
+    assert budget.spent.calls == 1

@@ -221,6 +221,108 @@ def test_inside_a_closure_nothing_can_be_assigned() -> None:
     assert x.data == "old"
 
 
+def test_inside_a_closure_a_state_is_loaded_as_a_whole_or_not_at_all() -> None:
+    agent = nn.Sequential(nn.LLM("first"), nn.LLM("old"))
+    x = agent[1].instruction
+    x.grad = ta.Gradient([ta.Feedback("be better", output="wrong")])
+
+    def closure() -> float:
+        with pytest.raises(errors.UsageError, match="cannot be assigned"):
+            agent.load_state_dict({"0.instruction": "mine", "1.instruction": "mine"})
+        return 1.0
+
+    optim.SGD([x], engine=proposing("new")).step(closure)
+    assert agent.state_dict() == {"0.instruction": "first", "1.instruction": "old"}
+
+
+@pytest.mark.parametrize(
+    ("closure_of", "accepted"),
+    [
+        (lambda found, text: found.loss, True),
+        (lambda found, text: found.loss + len(text), False),
+        (lambda found, text: 1 - found.accuracy, True),
+        (lambda found, text: 1.0, False),
+        (lambda found, text: -float(len(text)), True),
+    ],
+)
+def test_a_number_of_the_closures_own_decides_whatever_failed(
+    closure_of: Any, accepted: bool
+) -> None:
+    """Where neither failed (c, d) the new text is better; a failed before, b does now."""
+
+    def reply(request: Request) -> str:
+        is_new = "newer" in request.messages[0]["content"]
+        question = next(q for q in "abcd" if f"{q}?" in request.messages[1]["content"])
+        if question == ("b" if is_new else "a"):
+            raise errors.ServerError("down")
+        return "right" if question == "c" or is_new else "wrong"
+
+    agent = nn.LLM("old").to(Scripted(reply))
+    agent.instruction.grad = ta.Gradient([ta.Feedback("be better", output="wrong")])
+    module = Asked(agent)
+    examples = [ta.data.Example(f"{q}?", "right") for q in "abcd"]
+
+    def closure() -> float:
+        found = ta.evaluate(module, examples, nn.ExactMatchLoss())
+        return float(closure_of(found, agent.instruction.data))
+
+    result = optim.SGD(module.parameters(), engine=proposing("newer")).step(closure)
+    assert result.accepted == accepted
+    if accepted:
+        assert result.after is not None and result.before is not None
+        assert result.after < result.before
+
+
+def test_an_example_may_be_any_object_with_its_fields() -> None:
+    class Mine:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __init__(self, question: str) -> None:
+            self.question, self.answer, self.extra = question, "right", {"more": ["x"]}
+
+    class Reads(nn.Module):
+        def forward(self, question: str, more: list[str]) -> str:
+            if (x.data == "old") == (question == "a"):
+                raise errors.ServerError("500")
+            return "right" if x.data == "new" else "wrong"
+
+    x = with_gradient()
+    examples: Any = [Mine(q) for q in "abc"]
+    loss = nn.FunctionLoss(lambda output, target: (float(output != target), "so"))
+    result = optim.SGD([x], engine=proposing("new")).step(
+        lambda: ta.evaluate(Reads(), examples, loss).loss
+    )
+    assert not result.accepted and "samples failed" in str(result.candidates[0].error)
+
+
+def test_functional_call_in_a_closure_sees_the_candidate() -> None:
+    """torch's idiom: a module with its own parameters, given by name."""
+    agent = nn.LLM("old").to(Scripted(lambda request: request.messages[0]["content"]))
+    agent.instruction.grad = ta.Gradient([ta.Feedback("be better", output="wrong")])
+    seen: dict[str, str] = {}
+
+    def closure() -> float:
+        own = dict(agent.named_parameters())
+        seen[agent.instruction.data] = ta.functional_call(agent, own, "q").data
+        return 0.0 if agent.instruction.data == "new" else 1.0
+
+    optim.SGD(agent.parameters(), engine=proposing("new")).step(closure)
+    assert seen == {"old": "old", "new": "new"}
+
+
+def test_without_a_gate_a_whole_candidate_goes_before_one_that_lacks_a_rewrite() -> None:
+    def rewrite(request: Request) -> str:
+        is_second = any("second text" in message["content"] for message in request.messages)
+        if is_second and request.sample % 1000 == 0:
+            return "no JSON"
+        return json.dumps({"prompt": f"draw {request.sample % 1000}"})
+
+    params = [with_gradient("first text", "a"), with_gradient("second text", "b")]
+    result = optim.SGD(params, engine=Scripted(rewrite), candidates=2).step()
+    assert [list(c.problems) for c in result.candidates] == [["b"], []]
+    assert [p.data for p in params] == ["draw 1", "draw 1"]
+
+
 @pytest.mark.parametrize("value", [None, True, False, "0.5", float("nan"), [0.5], 1j, 10**400])
 def test_a_closure_must_return_a_loss(value: Any) -> None:
     x = with_gradient()

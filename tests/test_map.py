@@ -1,5 +1,6 @@
 """`map`: one thread a call, each with the caller's context; results in order."""
 
+import asyncio
 import signal
 import threading
 from collections.abc import Callable
@@ -11,7 +12,8 @@ import textautograd as ta
 from textautograd import nn, optim
 from textautograd.data import Example
 from textautograd.engines import Request, Scripted
-from textautograd.errors import NoCreditError, UsageError
+from textautograd.errors import EngineError, NoCreditError, UsageError
+from textautograd.loop import the_loop
 
 
 def test_results_in_the_order_of_the_items() -> None:
@@ -260,3 +262,44 @@ def test_a_bare_modules_call_names_the_line_of_the_map() -> None:
 def test_a_number_of_workers_that_cannot_be_is_refused(workers: Any) -> None:
     with pytest.raises(ta.errors.UsageError, match="max_workers must be a whole number"):
         ta.map(str, [1], max_workers=workers)
+
+
+def test_what_was_left_in_flight_by_an_error_says_so_to_whoever_reads_it_later() -> None:
+    """Here as in another evaluation it is an error like others, with the line of the call."""
+
+    async def answer(request: Request) -> str:
+        await began.wait()
+        return "x"
+
+    began = asyncio.Event()
+    engine = Scripted(answer)
+    hint, solve = nn.LLM("H", engine=engine), nn.LLM("S", engine=engine)
+    kept: dict[int, ta.TextVariable] = {}
+
+    def work(i: int) -> None:
+        kept[i] = solve(question=f"q{i}", hint=hint(f"q{i}"))
+        if i == 3:
+            raise ValueError("user code")
+
+    with pytest.raises(ValueError, match="user code"):
+        ta.map(work, range(4), max_workers=1)
+    the_loop().loop.call_soon_threadsafe(began.set)
+    for variable in kept.values():
+        with pytest.raises(EngineError, match="was not made") as caught:
+            variable.data
+        assert any("called at" in note and __file__ in note for note in caught.value.__notes__)
+        with pytest.raises(EngineError, match="was not made"):
+            asyncio.run(read(variable))
+        with pytest.raises(EngineError, match="was not made"):
+            (variable + "!").data
+
+    class Keeps(nn.Module):
+        def forward(self, question: str) -> ta.TextVariable:
+            return kept[0] if question == "0" else ta.TextVariable("x")
+
+    found = ta.evaluate(Keeps(), [Example("0", "x"), Example("1", "x")], nn.ExactMatchLoss())
+    assert [type(row.error) for row in found.rows] == [EngineError, type(None)]
+
+
+async def read(variable: ta.TextVariable) -> str:
+    return await variable

@@ -522,6 +522,7 @@ def test_containers_hold_modules_only(wrong: Any) -> None:
         lambda: nn.ModuleDict(3),  # type: ignore[arg-type]
         lambda: nn.ModuleDict({1: nn.LLM("a")}),  # type: ignore[dict-item]
         lambda: nn.ModuleDict().__setitem__(1, nn.LLM("a")),  # type: ignore[index]
+        lambda: nn.ModuleDict({"": nn.LLM("a")}),
         lambda: nn.ModuleList(None),  # type: ignore[arg-type]
         lambda: nn.ModuleList(nn.LLM("a")),  # type: ignore[arg-type]
         lambda: nn.ModuleList({"a": nn.LLM("a")}),  # type: ignore[arg-type]

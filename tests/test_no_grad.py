@@ -225,3 +225,24 @@ def test_it_decorates_without_parentheses() -> None:
         return ta.is_grad_enabled()
 
     assert records() is False and ta.is_grad_enabled()
+
+
+def test_one_instance_may_be_entered_by_two_threads_that_leave_in_any_order() -> None:
+    shared, entered, left = no_grad(), threading.Event(), threading.Event()
+    seen: list[bool] = []
+
+    def other() -> None:
+        assert entered.wait(60)
+        with shared:
+            left.set()
+            seen.append(is_grad_enabled())
+        seen.append(is_grad_enabled())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with shared:
+        entered.set()
+        assert left.wait(60)
+        assert not is_grad_enabled()
+    thread.join()
+    assert is_grad_enabled() and seen == [False, True]

@@ -287,3 +287,19 @@ def test_shapes_that_do_not_fit_are_one_error_that_names_them(wrong: Any, told: 
 
 def test_an_index_out_of_range_stays_an_index_error() -> None:
     assert len([*tn.array([1.0, 2.0])]) == 2  # which iteration ends with
+
+
+def test_a_gradient_is_an_array_however_often_it_is_added_to() -> None:
+    x = tn.array(2.0, requires_grad=True)
+    seen: list[type] = []
+    x.register_hook(lambda g: seen.append(type(g)))
+    for _ in range(3):
+        (x * x + x).backward()
+        assert type(x.grad) is np.ndarray and x.grad.shape == ()
+    assert seen == [np.ndarray] * 3 and x.grad == 15
+
+
+def test_docstrings_promise_no_options_of_numpys() -> None:
+    for operation in (tn.exp, tn.maximum, tn.relu, tn.where, tn.matmul):
+        assert operation.__doc__ and "out=" not in operation.__doc__
+        assert len(operation.__doc__) < 100

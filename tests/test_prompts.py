@@ -470,3 +470,13 @@ def test_prose_for_json_is_told_what_was_asked_for() -> None:
     engine = sequence("The hint is fine.", '{"a": "x"}')
     filled(engine, Form(["a"]))
     assert "JSON object" in engine.calls[1].messages[-1]["content"]
+
+
+@pytest.mark.parametrize("name", ["think", "thinking", "Thinking"])
+def test_an_input_may_be_called_as_models_call_their_reasoning(name: str) -> None:
+    form = Form([name, "hint"])
+    asked = form.how("tagged")
+    one, two = re.findall(r"<([\w-]+)>…</\1>", asked)
+    assert one.lower() not in ("think", "thinking")
+    reply = f"<{name.lower()}>hm</{name.lower()}>\n<{one}>be short</{one}>\n<{two}>more</{two}>"
+    assert form.parse(reply) == {name: "be short", "hint": "more"}

@@ -663,3 +663,22 @@ def test_backwards_in_threads_lose_no_gradient() -> None:
     finally:
         sys.setswitchinterval(interval)
     assert sorted(texts(x.grad)) == sorted(str(i) for i in range(8) for _ in range(100))
+
+
+def test_what_is_read_of_a_loss_is_a_plain_text() -> None:
+    loss = nn.ExactMatchLoss()("a", "b")
+
+    async def read() -> str:
+        return await loss
+
+    for text in (loss.data, str(loss), asyncio.run(read())):
+        assert type(text) is str and text == 'The expected output is: "b".'
+    assert ta.cat([loss.data, loss.data]).data.count("expected") == 2
+    with pytest.raises(GraphError, match="is no loss"):
+        ta.TextVariable(loss.data).item()
+
+
+def test_a_detached_loss_keeps_its_number_when_it_is_copied() -> None:
+    loss = nn.ExactMatchLoss()("a", "b").detach()
+    for made in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert made.item() == 1.0 and made.data == loss.data

@@ -64,7 +64,7 @@ def backward(
     reached, failures = _run(walk, roots, wanted, rule, engine, all_may_fail)
     with _accumulating:
         for variable, gradient in reached.items():
-            variable._grad = gradient if variable._grad is None else variable._grad + gradient
+            variable.grad = gradient if variable._grad is None else variable._grad + gradient
     if not retain_graph:
         _free(walk)
     return failures
@@ -207,7 +207,7 @@ def _run(
     def arrive(variable: Any, gradient: Gradient) -> Gradient:
         for hook in list((variable._hooks or hooks.get(variable) or {}).values()):
             try:
-                replaced = hook(gradient)
+                replaced = hook(variable._as_gradient(gradient))
                 if replaced is not None:
                     gradient = variable._as_gradient(replaced)
             except Exception as error:

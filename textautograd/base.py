@@ -49,6 +49,10 @@ class Variable:
         """The value; waits if it is still being computed."""
         raise NotImplementedError
 
+    def _read(self) -> Any:
+        """The value with all that belongs to it."""
+        return self.data
+
     @property
     def grad(self) -> Any:
         """The gradient that backward has accumulated, or `None`. Assignable."""
@@ -129,7 +133,7 @@ class Variable:
                 f"{self._title()} was computed: only leaves can be copied or pickled; "
                 "to send its value, as out of another process, return str(x) or x.data"
             )
-        return _rebuild, (type(self), self.data, self.requires_grad, self.name)
+        return _rebuild, (type(self), self._read(), self.requires_grad, self.name)
 
     def _title(self) -> str:
         return f"variable {self.name!r}" if self.name else f"this {type(self).__name__}"

@@ -12,8 +12,9 @@ from contextvars import ContextVar
 
 
 class Cancelled(BaseException):
-    """Raised in what was started inside a scope that is cancelled. Nobody reads it but who waits
-    there, and that has an error of its own."""
+    """Raised in what was started inside a scope that is cancelled. It is no `Exception`, so that
+    user code there ends as well. Whoever reads such a value elsewhere gets an `EngineError`
+    (`dispatch`)."""
 
     was_read = True  # a value that nobody reads any more is no reason for a warning
 
@@ -29,13 +30,17 @@ class Scope:
         """Nothing is begun in here any more."""
         self._is_cancelled = True
 
+    def is_cancelled(self) -> bool:
+        """Whether it is, or one around it."""
+        scope: Scope | None = self
+        while scope is not None and not scope._is_cancelled:
+            scope = scope._around
+        return scope is not None
+
     def check(self) -> None:
         """Raises `Cancelled` if this scope is, or one around it."""
-        scope: Scope | None = self
-        while scope is not None:
-            if scope._is_cancelled:
-                raise Cancelled("what this is a part of has ended")
-            scope = scope._around
+        if self.is_cancelled():
+            raise Cancelled("what this is a part of has ended")
 
 
 _scope: ContextVar[Scope | None] = ContextVar("textautograd_scope", default=None)
@@ -53,6 +58,12 @@ def cancel_scope() -> Iterator[Scope]:
         raise
     finally:
         _scope.reset(token)
+
+
+def is_cancelled() -> bool:
+    """Whether what the caller works for has ended."""
+    scope = _scope.get()
+    return scope is not None and scope.is_cancelled()
 
 
 def check_cancelled() -> None:

@@ -16,7 +16,8 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-from textautograd.errors import Error, UsageError
+from textautograd.cancelling import Cancelled, is_cancelled
+from textautograd.errors import EngineError, Error, UsageError
 from textautograd.loop import on_the_loop, the_loop
 from textautograd.pending import Pending
 from textautograd.tape import Gradient, Node, Vertex, Walk
@@ -43,7 +44,7 @@ def wait(value: Any) -> Any:
                 "reading a pending value on the background loop would wait forever: await it"
             )
     try:
-        return value.result()
+        return _result(value)
     except Exception as error:
         error.was_read = True  # type: ignore[attr-defined]
         if isinstance(error, Error):  # its notes name the user's line; our own frames say nothing
@@ -83,7 +84,7 @@ async def _settled(value: Any) -> Any:
         return value
     value.has_reader = True
     if value.done():
-        return value.result()
+        return _result(value)
     if not value.is_coming():
         return wait(value)
     import asyncio
@@ -98,7 +99,22 @@ async def _settled(value: Any) -> Any:
         is_set.set_running_or_notify_cancel()
         value.add_done_callback(lambda _: is_set.set_result(None))
         await asyncio.wrap_future(is_set)
-    return value.result()
+    return _result(value)
+
+
+def _result(value: Pending) -> Any:
+    """The value. Who reads it where no work has ended learns from an error why it never came."""
+    try:
+        return value.result()
+    except Cancelled as end:
+        if is_cancelled():
+            raise
+        error = EngineError(
+            "the call was not made: what it was a part of, as map, evaluate, backward or a step, "
+            "had ended with an error before its turn came; make it again"
+        )
+        error.__notes__ = list(getattr(end, "__notes__", ()))
+        raise error from None
 
 
 def start(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from textautograd.engines import use_engine
 from textautograd.engines.base import Engine, Usage
 from textautograd.engines.budget import Budget, charge, has_limits
 from textautograd.engines.default import chosen_engine
+from textautograd.engines.draws import numbering_draws
 from textautograd.errors import BudgetExceeded, Error, RunError, UsageError
 from textautograd.grad_mode import no_grad
 from textautograd.mapping import map as map_
@@ -132,8 +133,13 @@ def evaluate(
             else:
                 state = module.state_dict()
                 rows = _rows_of(executor, (module, state), examples, loss_fn, bar)
-    tell_gate([(row.example, row.error or row.loss or 0.0) for row in rows])
+    tell_gate([(_sample(row.example), row.error or row.loss or 0.0) for row in rows])
     return Evaluation(succeeded(rows), meter.spent)
+
+
+def _sample(example: Example) -> Hashable:
+    """What tells a sample from others; an example may be any object that has its fields."""
+    return example.question, example.answer, repr(dict(example.extra))
 
 
 def losses_of(rows: Iterable[Row]) -> list[float]:
@@ -144,9 +150,10 @@ def losses_of(rows: Iterable[Row]) -> list[float]:
 def outcome(module: Module, example: Example, loss_fn: LossFn) -> Row:
     """One sample's row."""
     try:
-        output = module(question=example.question, **example.extra)
-        loss = scored(loss_fn, output, example)
-        return Row(example, str(output), loss.item())
+        with numbering_draws():
+            output = module(question=example.question, **example.extra)
+            loss = scored(loss_fn, output, example)
+            return Row(example, str(output), loss.item())
     except RunError:
         raise
     except Exception as error:  # whatever it is, it is this sample's outcome

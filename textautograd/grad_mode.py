@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ClassVar, TypeVar
 
@@ -10,6 +10,7 @@ from textautograd.errors import UsageError
 
 _enabled: ContextVar[bool] = ContextVar("textautograd_grad_enabled", default=True)
 _anomalies: ContextVar[bool] = ContextVar("textautograd_anomalies", default=False)
+_before: ContextVar[tuple[bool, ...]] = ContextVar("textautograd_before", default=())
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -33,18 +34,19 @@ class _Mode:
 
     _variable: ClassVar[ContextVar[bool]]
     _value: ClassVar[bool]
-    _tokens: list[Token[bool]]
 
     def __new__(cls, function: Callable[..., Any] | None = None) -> Any:
         self = super().__new__(cls)
-        self._tokens = []
         return self if function is None else self(function)
 
     def __enter__(self) -> None:
-        self._tokens.append(self._variable.set(self._value))
+        _before.set((*_before.get(), self._variable.get()))
+        self._variable.set(self._value)
 
     def __exit__(self, *_: object) -> None:
-        self._variable.reset(self._tokens.pop())
+        *rest, last = _before.get()
+        _before.set(tuple(rest))
+        self._variable.set(last)
 
     def __call__(self, function: F) -> F:
         if not callable(function):

@@ -11,6 +11,7 @@ from textautograd.call_site import thread_context
 from textautograd.calling import is_async
 from textautograd.cancelling import Cancelled, cancel_scope
 from textautograd.checking import whole
+from textautograd.engines.draws import numbering_draws
 from textautograd.errors import RunError, UsageError
 
 T = TypeVar("T")
@@ -28,7 +29,8 @@ def map(fn: Callable[[T], R], items: Iterable[T], *, max_workers: int | None = N
 
     Raises:
         The first failure in that order; items that were not started by then are left out. After a
-        `RunError`, or an exception in the caller such as Ctrl-C, those that were send no more.
+        `RunError`, or an exception in the caller such as Ctrl-C, those that were send no more; and
+        calls that nobody has waited for by the time of the error are made no more.
     """
     if not callable(fn):
         raise UsageError(f"map needs a function, not {type(fn).__name__}")
@@ -46,7 +48,7 @@ def map(fn: Callable[[T], R], items: Iterable[T], *, max_workers: int | None = N
     failures: dict[int, BaseException] = {}
     finished: SimpleQueue[None] = SimpleQueue()
 
-    with cancel_scope() as scope:
+    with cancel_scope() as scope, numbering_draws(anew=False):
         context = thread_context()
         contexts = [context.copy() for _ in items]
 

@@ -101,6 +101,10 @@ def primitive(
         return operation(*inputs)
 
     call.__name__ = operation.name
+    if isinstance(forward, np.ufunc):  # whose own text speaks of its options
+        call.__doc__ = (
+            f"numpy's {operation.name}, of arrays alone: without `out`, `where`, `dtype`."
+        )
     return call
 
 
@@ -120,6 +124,7 @@ sin = primitive(np.sin, lambda g, out, x: g * np.cos(x))
 cos = primitive(np.cos, lambda g, out, x: -g * np.sin(x))
 tanh = primitive(np.tanh, lambda g, out, x: g * (1 - out**2))
 relu = primitive(lambda x: np.maximum(x, 0), lambda g, out, x: g * (x > 0), name="relu")
+relu.__doc__ = "The larger of x and 0; at 0 its gradient is 0."
 maximum = primitive(
     np.maximum,
     lambda g, out, a, b: g * ((a > b) + 0.5 * (a == b)),
@@ -132,6 +137,7 @@ where = primitive(
     lambda g, out, condition, a, b: np.where(condition != 0, 0.0, g),
     name="where",
 )
+where.__doc__ = "Of a where the condition is not 0, else of b."
 
 
 def _matmul_left(g: Value, out: Value, a: Value, b: Value) -> Value:

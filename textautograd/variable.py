@@ -13,6 +13,7 @@ from textautograd.anomaly import within
 from textautograd.backward import Failure, backward, warn
 from textautograd.base import Variable
 from textautograd.call_site import call_site
+from textautograd.cancelling import Cancelled
 from textautograd.errors import GraphError, UsageError
 from textautograd.grad_mode import is_grad_enabled
 from textautograd.gradient import Gradient, as_gradient
@@ -33,6 +34,9 @@ class Scored(str):
         self = super().__new__(cls, text)
         self.loss = loss
         return self
+
+    def __getnewargs__(self) -> tuple[str, float]:  # type: ignore[override]
+        return str.__str__(self), self.loss
 
 
 class TextVariable(Variable):
@@ -68,14 +72,17 @@ class TextVariable(Variable):
     @property
     def data(self) -> str:
         """The text; waits if it is still being computed. Assignable on a leaf."""
-        variable = overriding(self)
-        if not isinstance(variable._value, str):
-            variable._value = dispatch.wait(variable._value)
-        text: str = variable._value
-        return text
+        text = self._read()
+        return text if type(text) is str else str.__str__(text)
 
     @data.setter
     def data(self, text: str) -> None:
+        self._check_assignable()
+        self._value = _text(text, "data")
+        self._version += 1
+        self._modified_at = call_site()
+
+    def _check_assignable(self) -> None:
         if not self.is_leaf:
             raise GraphError(
                 f"{self._title()} was computed, only a leaf can be assigned: use detach()"
@@ -85,9 +92,14 @@ class TextVariable(Variable):
                 f"{self._title()} reads as a candidate's text here and cannot be assigned: "
                 "a gate's closure only evaluates"
             )
-        self._value = _text(text, "data")
-        self._version += 1
-        self._modified_at = call_site()
+
+    def _read(self) -> str:
+        """What is there now, a loss with its number."""
+        variable = overriding(self)
+        if not isinstance(variable._value, str):
+            variable._value = dispatch.wait(variable._value)
+        text: str = variable._value
+        return text
 
     def item(self) -> float:
         """The number of a loss; 0 is perfect.
@@ -95,7 +107,7 @@ class TextVariable(Variable):
         Raises:
             GraphError: if this is no loss.
         """
-        value = self.data
+        value = self._read()
         if not isinstance(value, Scored):
             raise GraphError(f"{self._title()} is no loss and has no number; its text is .data")
         return value.loss
@@ -161,20 +173,20 @@ class TextVariable(Variable):
 
     def __await__(self) -> Generator[Any, None, str]:
         text: str = yield from dispatch.awaited(overriding(self)._value).__await__()
-        return text
+        return text if type(text) is str else str.__str__(text)
 
     def __str__(self) -> str:
-        return str.__str__(self.data)
+        return self.data
 
     def __bool__(self) -> bool:
-        value = self.data
+        value = self._read()
         return value.loss != 0 if isinstance(value, Scored) else bool(value)
 
     def __float__(self) -> float:
         return self.item()
 
     def __format__(self, spec: str) -> str:
-        value = self.data
+        value = self._read()
         return format(value.loss if spec and isinstance(value, Scored) else str(self), spec)
 
     def __eq__(self, other: object) -> bool:
@@ -227,7 +239,7 @@ class TextVariable(Variable):
         return as_gradient(value)
 
     def _first_gradient(self) -> Gradient:
-        if not isinstance(self.data, Scored):
+        if not isinstance(self._read(), Scored):
             raise GraphError(
                 f"{self._title()} is no loss, so backward needs a seed that says how it should "
                 'change: backward("make it shorter")'
@@ -271,7 +283,7 @@ async def _compute(operation: Operation, values: Sequence[Any], site: Site | Non
     texts = await dispatch.arrived(values)
     try:
         return await operation.run(texts)
-    except Exception as error:
+    except (Exception, Cancelled) as error:
         note = f"  in {operation.title}, called at {place(site)}"
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
@@ -289,8 +301,11 @@ def overriding(variable: TextVariable) -> TextVariable:
 
 @contextmanager
 def overridden(replacements: Mapping[TextVariable, TextVariable]) -> Iterator[None]:
-    """Within this context each of these parameters reads as another variable."""
-    token = _overrides.set({**_overrides.get(), **replacements})
+    """Within this context each of these parameters reads as another variable; one of those that
+    itself reads as another here, as that."""
+    around = _overrides.get()
+    new = {parameter: around.get(value, value) for parameter, value in replacements.items()}
+    token = _overrides.set({**around, **new})
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from contextvars import ContextVar
 from textautograd.dispatch import on_loop
 from textautograd.engines.base import Engine, Reply, Request
 from textautograd.engines.call import call, call_now
+from textautograd.engines.draws import numbered
 from textautograd.loop import on_the_loop
 
 listening: ContextVar[list[str] | None] = ContextVar("textautograd_listening", default=None)
@@ -18,6 +19,7 @@ async def ask(engine: Engine, request: Request) -> Reply:
         EngineError: the call brought no usable reply.
         BudgetExceeded: before a call that would pass a budget of this context.
     """
+    request = numbered(engine, request)
     if not on_the_loop():
         reply = call_now(engine, request)
         if reply is not None:

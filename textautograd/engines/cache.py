@@ -39,7 +39,8 @@ class Cached(Wrapper):
     A reply is written before it is returned, and only if it is whole or was cut off at
     `max_tokens`, which is the same failure each time and costs nothing again. One that comes from
     the cache has `cached` set and an empty usage, for nothing was paid now. Of several replies to
-    one request the first that was written counts for all. Processes may share a file.
+    one request the first that was written counts for all; those that a sample draws at a
+    temperature are requests of their own (`draws`). Processes may share a file.
     """
 
     def __init__(self, inner: Engine, path: str | PathLike[str] | Store) -> None:

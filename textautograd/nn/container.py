@@ -88,8 +88,8 @@ class ModuleDict(Module, MutableMapping[str, Module]):
         return self.items_by_name.items()
 
     def __setitem__(self, name: str, module: Module) -> None:
-        if not isinstance(name, str):
-            raise UsageError(f"a module's name must be a str, not {name!r}")
+        if not isinstance(name, str) or not name:
+            raise UsageError(f"a module's name must be a str, and not empty, not {name!r}")
         self.items_by_name[name] = _module(module)
 
     def __getitem__(self, name: str) -> Module:

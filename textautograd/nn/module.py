@@ -133,12 +133,15 @@ class Module:
 
         Raises:
             StateError: a value that is no text, or, if `strict`, a name that is missing or unknown.
+            UsageError: a gate's closure is running, which only evaluates.
         """
         own = dict(self._found_parameters())
         check_state(own, state, strict=strict)
-        for name, text in state.items():
-            if name in own:
-                own[name].data = text
+        named = {own[name]: text for name, text in state.items() if name in own}
+        for parameter in named:
+            parameter._check_assignable()
+        for parameter, text in named.items():
+            parameter.data = text
 
     def train(self: M, mode: bool = True) -> M:
         """Sets `training` here and in every module within."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from math import fsum
 from typing import Any
 
 from textautograd.errors import EngineError, ReplyError, RunError, TransientError, UsageError
@@ -61,9 +61,9 @@ def closure_gate(closure: Callable[[], float]) -> Gate:
     Each runs under `no_grad` in a thread of its own, with a copy of the caller's context in which
     every parameter reads as that state's text. A candidate that a model's failure makes impossible
     to evaluate is out, and so is one with more samples that failed in an `evaluate` than the old
-    state; any other error is raised. Where other samples failed than with the old state, the
-    closure's numbers are not about the same ones: the losses of those that failed in neither
-    decide.
+    state; any other error is raised. Where the closure returns the mean loss of what it evaluated,
+    and other samples failed than with the old state, the losses of those that failed in neither
+    decide: the means are not about the same samples.
     """
 
     def gate(old: State, candidates: Sequence[State]) -> Verdict:
@@ -89,7 +89,7 @@ def closure_gate(closure: Callable[[], float]) -> Gate:
                 results[i] = result if isinstance(result, TransientError) else described(result)
             else:
                 was, now = results[0], result
-                if _which(told[0]) != _which(told[i]):
+                if _which(told[0]) != _which(told[i]) and _is_mean(was, told[0]):
                     both = _in_both(told[0], told[i])
                     if both is None:
                         results[i] = "not comparable with the old state: other samples failed"
@@ -131,6 +131,12 @@ def _which(told: Sequence[Told]) -> Counter[Hashable]:
     return Counter(sample for sample, found in told if isinstance(found, Exception))
 
 
+def _is_mean(loss: float, told: Sequence[Told]) -> bool:
+    """Whether a closure returned what was found here, and no number of its own."""
+    losses = [found for _, found in told if not isinstance(found, Exception)]
+    return bool(losses) and math.isclose(loss, math.fsum(losses) / len(losses))
+
+
 def _in_both(old: Sequence[Told], new: Sequence[Told]) -> tuple[float, float] | None:
     """The mean losses over the samples that never failed in either, if there are any."""
     failed = {*_which(old), *_which(new)}
@@ -140,7 +146,7 @@ def _in_both(old: Sequence[Told], new: Sequence[Told]) -> tuple[float, float] | 
         losses.append([found for _, found in whole if not isinstance(found, Exception)])
     if Counter(s for s, _ in old) != Counter(s for s, _ in new) or not losses[0]:
         return None  # nothing that one could compare
-    return fsum(losses[0]) / len(losses[0]), fsum(losses[1]) / len(losses[1])
+    return math.fsum(losses[0]) / len(losses[0]), math.fsum(losses[1]) / len(losses[1])
 
 
 _told: ContextVar[list[Told] | None] = ContextVar("textautograd_told", default=None)

@@ -166,13 +166,14 @@ class Optimizer:
             param.grad = None
 
     def step(self, closure: Callable[[], float] | None = None) -> StepResult:
-        """One update of all parameters that have a gradient; all or nothing.
+        """One update of all parameters that have a gradient: a whole candidate or none.
 
         Args:
             closure: the update gate, `() -> loss`: evaluated with the old state and each candidate,
                 concurrently and in full; the best candidate is kept only if strictly lower. Without
-                it the first usable candidate is written. (Not torch's closure, which computes the
-                gradients: here they are there before, as backward left them.)
+                it the first usable candidate is written, of those that lack the fewest rewrites
+                (what is lacking stays as it is, and `problems` says why). (Not torch's closure,
+                which computes the gradients: here they are there before, as backward left them.)
 
         Raises:
             UsageError: the closure returned no number. EngineError, ReplyError: the old state could
@@ -194,7 +195,7 @@ class Optimizer:
         self._check_proposed(candidates)
         usable = [candidate for candidate in candidates if candidate.state]
         before: float | None = None
-        best = usable[0] if usable else None
+        best = min(usable, key=lambda candidate: len(candidate.problems), default=None)
         if gate is not None and usable:
             verdict = self._decide(gate, usable)
             before = verdict.before

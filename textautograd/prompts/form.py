@@ -15,7 +15,7 @@ from textautograd.checking import is_seen
 from textautograd.engines.ask import ask
 from textautograd.engines.base import Engine, Message, Request
 from textautograd.errors import IncompleteReplyError, ReplyError, SchemaRejected
-from textautograd.prompts.quote import tags
+from textautograd.prompts.quote import as_tags
 from textautograd.prompts.size import beginning, check_size, limit_of, size, tokens
 
 
@@ -55,12 +55,19 @@ class Form:
                 f" ({_QUOTED.encode(self.number)} is a number from 0 to 1)" if self.number else ""
             )
             return f"Reply with one JSON object. Its keys: {keys}. Each value is text{number}."
-        shown = "\n".join(f"<{t}>{_TEXT}</{t}>" for t in tags(self.names).values())
+        shown = "\n".join(f"<{t}>{_TEXT}</{t}>" for t in self._tags().values())
         null = " For no change write NO CHANGE between them." if self.nullable else ""
         return f"End your reply with exactly these tags and your text between them.{null}\n{shown}"
 
     def _keys(self) -> str:
         return ", ".join([_QUOTED.encode(name) for name in self.names])
+
+    def _tags(self) -> dict[str, str]:
+        """A tag for each name, none of them one that models reason in."""
+        reserved = ("think", "thinking")
+        return dict(
+            zip(self.names, as_tags((*reserved, *self.names))[len(reserved) :], strict=True)
+        )
 
     def parse(self, reply: str) -> dict[str, str | None]:
         """The parts of a reply, from JSON or from tags.
@@ -87,7 +94,7 @@ class Form:
 
     def _from_tags(self, text: str) -> dict[str, Any]:
         parts: dict[str, Any] = {}
-        named = tags(self.names)
+        named = self._tags()
         if not any(f"<{t}>" in text for t in named.values()):
             raise ReplyError(
                 f"it is neither a JSON object with the keys {self._keys()} "
