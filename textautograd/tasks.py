@@ -134,16 +134,51 @@ def lenient(output: str) -> str:
 
     Beside exact match it tells an agent that does not know from one that does not say it so.
     """
-    stated = re.findall(r"answer(?:\s+is)?(?:\s*:\s*|\s+)(.+)", output, re.IGNORECASE)
-    for text in [stated[-1]] if stated else []:
-        if found := _last_answer(text):
-            return found
-    return _last_answer(output) or output.strip(" .\n").lower()
+    return _last_answer(_stated(output)) or _last_answer(output) or _plain(output)
 
 
 def lenient_match(output: str, target: str) -> bool:
-    """Whether the answers in an output and in a target are the same."""
-    return lenient(output) == lenient(target)
+    """Whether an output's answer is the target's.
+
+    Of a choice, as (A), the letter counts, with brackets or without; of numbers, yes, no, true and
+    false the one that `lenient` finds; what is none of these, as a sorted list or brackets, must be
+    what the output ends with, or what comes right after its last "answer".
+    """
+    if choice := _CHOICE.fullmatch(target.strip()):
+        return _choice(output) == choice[1].upper()
+    if _last_answer(target) is not None:
+        return lenient(output) == lenient(target)
+    wanted = _plain(target)
+    ends = rf"(?:^|.*[\s:*\"'`]){re.escape(wanted)}"
+    begins = rf"{re.escape(wanted)}(?:$|[\s.,;*\"'`].*)"
+    return any(re.fullmatch(ends, _plain(text)) for text in (output, _stated(output))) or bool(
+        re.fullmatch(begins, _plain(_stated(output)))
+    )
+
+
+_CHOICE = re.compile(r"\(([A-Za-z])\)")
+_BARE = re.compile(r"\W*([A-Z])\b(?!['\w]|\s+[a-z])")  # no article, nor a word's beginning
+
+
+def _choice(output: str) -> str | None:
+    """The letter of an output's choice."""
+    for text in (_stated(output), output):
+        if found := _CHOICE.findall(text):
+            return str(found[-1]).upper()
+        if bare := _BARE.match(text):
+            return bare[1]
+    return None
+
+
+def _stated(output: str) -> str:
+    """What follows the last "answer" on its line, if anything does."""
+    found = re.findall(r"answer(?:\s+is)?(?:\s*:\s*|\s+)(.+)", output, re.IGNORECASE)
+    return found[-1] if found else ""
+
+
+def _plain(text: str) -> str:
+    """Small letters, one space or comma as good as another, and no quotes or stop around it."""
+    return re.sub(r"[\s,]+", " ", text).strip(" .*\"'`").lower()
 
 
 def _last_answer(text: str) -> str | None:

@@ -135,7 +135,13 @@ def one(setting: Setting, arguments: argparse.Namespace) -> None:
 
 
 def check_same(line: lines.Line, setting: Setting, arguments: argparse.Namespace) -> None:
-    """Raises `UsageError` where a line is about other questions than there are now."""
+    """Raises `UsageError` where a line is about other questions than there are now, or was made
+    by a server's models and these are litellm's of the same name, or the other way round."""
+    if ("served" in line) != (arguments.api_base is not None):
+        raise UsageError(
+            f"{arguments.results} has this run, made with"
+            f"{'' if 'served' in line else 'out'} --api-base: give another --results"
+        )
     try:
         now = load(setting.task, arguments.data, setting.seed, setting.sizes).digest
     except DataError:  # there are none

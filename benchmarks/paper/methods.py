@@ -244,6 +244,12 @@ METHODS = {
         prompt=uninformed,
         candidates=5,
     ),
+    "random-7": Method(  # as many calls as "sgd-5" makes, by the lines of both with 5
+        "rewrites without data, gated, 7 candidates",
+        rule=everywhere,
+        prompt=uninformed,
+        candidates=7,
+    ),
     "textgrad-5": Method("optim.TextGrad, 5 candidates", optim.TextGrad, None, candidates=5),
     "optoprime-5": Method("optim.OptoPrime, 5 candidates", optim.OptoPrime, None, candidates=5),
     # the LIAR ablation has these besides "edges" and "no-gate"

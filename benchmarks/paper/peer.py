@@ -66,7 +66,7 @@ def theirs(
                 env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
             )
     if not result_file.exists():
-        raise UsageError(f"{script} left no result: see {folder / 'log.txt'}")
+        raise UsageError(f"{script} left no result: {last_line(folder / 'log.txt')}")
     result = loaded(result_file)
     if result.get("after") is None:
         raise UsageError(f"{script} is not done, and goes on next time: see {folder / 'log.txt'}")
@@ -97,6 +97,12 @@ def theirs(
         "data": questions.digest,
         "error": result["error"],
     }
+
+
+def last_line(log: Path) -> str:
+    """What a log ends with, and where it is."""
+    said = log.read_text("utf-8", "replace").strip() if log.exists() else ""
+    return f"{said.rpartition(chr(10))[2]:.300} (see {log})"
 
 
 def loaded(file: Path) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def load(task: str, root: Path, seed: int, sizes: tuple[int, int, int]) -> Quest
 
     Where `sizes` says how many are held out, these are the same for every seed, and the seed draws
     the others from the rest. With 0 the seed draws the others first, and all that are left are held
-    out (GSM8K and LIAR: all of the file that is meant for it).
+    out (GSM8K and LIAR: all of the file that is meant for it), but for those that a file repeats.
 
     Raises:
         UsageError: there are fewer, or no such task. DataError: a file is missing or malformed.
@@ -116,12 +116,12 @@ def load(task: str, root: Path, seed: int, sizes: tuple[int, int, int]) -> Quest
     chosen: list[int] = []
     if test:
         (chosen,) = random_split(range(len(held_out)), [test], seed=0)
-        if pool is held_out:
-            left = [i for i in left if i not in set(chosen)]
+        asked = {held_out[i].question for i in chosen}
+        left = [i for i in left if pool[i].question not in asked]  # a file may repeat one
     drawn = random_split(left, [train, val], seed=seed)
     if not test:
-        taken = {*drawn[0], *drawn[1]} if pool is held_out else set()
-        chosen = [i for i in range(len(held_out)) if i not in taken]
+        shown = {pool[i].question for part in drawn for i in part}
+        chosen = [i for i, held in enumerate(held_out) if held.question not in shown]
     return Questions(
         task,
         [pool[i] for i in drawn[0]],

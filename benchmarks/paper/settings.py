@@ -11,11 +11,18 @@ from types import FunctionType
 from typing import Any
 
 from benchmarks.paper.graphs import analysts, two_hints
-from benchmarks.paper.methods import METHODS, Method, blind_to_siblings, one_by_one
+from benchmarks.paper.methods import (
+    METHODS,
+    NOTHING,
+    Method,
+    blind_to_siblings,
+    no_gradient,
+    one_by_one,
+)
 from benchmarks.paper.questions import CHOICE, FORMATS
-from textautograd import optim, rules
+from textautograd import nn, optim, rules
 from textautograd.gradient import Feedback
-from textautograd.prompts.form import Form
+from textautograd.prompts.form import Form, once_more
 from textautograd.prompts.forward import forward
 from textautograd.prompts.graph import COMPLETE, MADE, Call, graph
 from textautograd.prompts.optimize import optimize
@@ -94,6 +101,7 @@ def prompts(method: Method, form: str | None = None) -> list[Any]:
         how = [reply.how(structured) for structured in ("schema", "tagged")]
         rule = method.optimizer.rule if method.rule is None else method.rule
         written += [reply.schema(), how, _backward(rule, how[0]), _rewriting(method, how[0])]
+        written += [once_more("reply", "why", None), nn.ExactMatchLoss()("output", "target").data]
     return written
 
 
@@ -104,7 +112,7 @@ def _backward(rule: Any, how: str) -> list[Any]:
         return [semantic(**step, asked=["one", "other"], how=how)]
     if own is rules.textgrad:
         return [textgrad(**step, variable=name, how=how) for name in ("one", "instruction")]
-    return []
+    return [NOTHING] if own is no_gradient else []
 
 
 def _rewriting(method: Method, how: str) -> list[Any]:

@@ -179,7 +179,7 @@ async def fill_in(
         prompt = messages(form.how(structured))
         schema = form.schema() if structured == "schema" else None
         room = None if limit is None else limit - size(prompt, schema)
-        prompt = prompt + _once_more(rejected, objection, room)
+        prompt = prompt + once_more(rejected, objection, room)
         asking = (again if again and objection else request)(prompt, schema=schema)
         if limit is not None:
             check_size(size(prompt, schema), limit, f"the {asking.purpose} prompt")
@@ -206,7 +206,8 @@ async def fill_in(
     )
 
 
-def _once_more(reply: str, objection: str, room: int | None) -> list[Message]:
+def once_more(reply: str, objection: str, room: int | None) -> list[Message]:
+    """What is added to a prompt whose reply could not be used, in so many tokens."""
     if not objection:
         return []
     shown = reply[:4000]

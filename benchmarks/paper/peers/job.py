@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else importing it fetches prices
 THREADS = 8
+PEERS = Path(__file__).parents[2] / "timed" / "peers.txt"
 Instructions = dict[str, str]
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
@@ -326,6 +327,7 @@ def main(prepare: Callable[[str, Job], tuple[Evaluate, Train]], packages: list[s
     """`METHOD JOB.json RESULT.json`: before, training, after. What training found is kept before
     the rest is run, which goes on from there."""
     method, job_file, result_file = sys.argv[1:]
+    check_versions(packages)
     job, kept = Job.load(Path(job_file)), Path(result_file)
     evaluate, train = prepare(method, job)
     if kept.exists():
@@ -338,6 +340,15 @@ def main(prepare: Callable[[str, Job], tuple[Evaluate, Train]], packages: list[s
         keep(kept, result)
     result["usage"] |= job.usage()
     keep(kept, result)
+
+
+def check_versions(packages: list[str]) -> None:
+    """Ends the program where a package is not the one that rows of tables are named after."""
+    pinned = dict(line.split("==") for line in PEERS.read_text("utf-8").split())
+    for name in packages:
+        found = importlib.metadata.version(name)
+        if found != pinned.get(name, found):
+            sys.exit(f"{name} is {found} here, and is measured as {pinned[name]}: see {PEERS.name}")
 
 
 def trained(
