@@ -880,7 +880,7 @@ def test_a_loss_below_0_is_refused_as_stopping_early_would_be_wrong(loss: float)
     class Odd:
         def __call__(self, output: Any, target: str) -> ta.TextVariable:
             found: ta.TextVariable = nn.ExactMatchLoss()(output, target)
-            vars_of: Any = found.data
+            vars_of: Any = found._read()
             vars_of.loss = loss
             return found
 

@@ -45,6 +45,7 @@ from textautograd.errors import (
 )
 from textautograd.prompts.optimize import SYSTEM as OPTIMIZING
 from textautograd.prompts.semantic import SYSTEM as JOINT
+from textautograd.variable import Scored
 
 FIELDS = ["statement", "job_title", "party", "state", "source"]
 
@@ -200,7 +201,7 @@ def test_the_gate_of_training_questions_is_no_other(root: Path) -> None:
 
 
 def test_uninformed_arms_show_no_data_and_make_no_backward_call(root: Path) -> None:
-    for method in ("rewrite", "random", "random-5", "no-data", "no-data-5"):
+    for method in ("rewrite", "random", "random-5", "random-7", "no-data", "no-data-5"):
         model = Improving()
         run(root, method, model)
         assert not model.of("backward")
@@ -355,6 +356,18 @@ def test_held_out_questions_are_nobody_elses(root: Path) -> None:
             assert len(set(used)) == len(used) == (20 if sizes[2] else 40)
         assert seen[0].indices["train"] != seen[1].indices["train"]
         assert (seen[0].indices["test"] == seen[1].indices["test"]) is bool(sizes[2])
+
+
+@pytest.mark.parametrize("sizes", [(5, 5, 10), (5, 5, 0)])
+def test_a_question_that_a_file_repeats_is_not_held_out_and_shown(
+    root: Path, sizes: tuple[int, int, int]
+) -> None:
+    rows = [{"input": f"Is {i % 20} odd?", "target": "Yes"} for i in range(40)]
+    (root / "bbh" / "navigate.json").write_text(json.dumps({"examples": rows}), "utf-8")
+    for seed in range(5):
+        found = load("bbh/navigate", root, seed, sizes)
+        shown = {example.question for example in [*found.train, *found.val]}
+        assert found.test and not shown & {example.question for example in found.test}
 
 
 def test_nodes_reason_and_pass_their_statement_on() -> None:
@@ -931,7 +944,7 @@ def test_a_key_changes_with_the_method_and_the_prompts_that_it_uses(
     walked, seen = {"textgrad", "textgrad-5"}, {"optoprime", "optoprime-5"}
     proposed = {"copro", "copro-12"}
     rivals = walked | seen | proposed
-    blank = {"rewrite", "random", "random-5"}
+    blank = {"rewrite", "random", "random-5", "random-7"}
     assert changed("textautograd.prompts.rewrite.SYSTEM", "x") == walked
     assert changed("textautograd.prompts.graph.SYSTEM", "x") == seen
     assert changed("textautograd.prompts.propose.SYSTEM", "x") == proposed
@@ -941,6 +954,11 @@ def test_a_key_changes_with_the_method_and_the_prompts_that_it_uses(
     assert changed("textautograd.prompts.textgrad.SYSTEM", "x") == {*walked, "edges"}
     joint = trained - rivals - blank - {"no-gradient", "edges", "no-data", "no-data-5"}
     assert changed("textautograd.prompts.semantic.SYSTEM", "x") == joint
+    assert changed("benchmarks.paper.settings.NOTHING", "x") == {"no-gradient"}
+    assert changed("benchmarks.paper.methods.NOTHING", "x") == {"samples-5"}
+    assert changed("benchmarks.paper.settings.once_more", lambda *_: ["x"]) == trained
+    said = lambda *_: Scored("x", 1.0)  # noqa: E731
+    assert changed("textautograd.nn.loss.ExactMatch.forward", said) == trained
     assert changed("benchmarks.paper.settings.FORMATS", {"gsm8k": "x"}) == {"format"}
     assert not changed("benchmarks.paper.settings.FORMATS", FORMATS | {"liar": "x"})
     stated = Setting("gsm8k", "sgd", "a", "b", stated=True)

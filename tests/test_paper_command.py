@@ -51,6 +51,33 @@ def test_other_questions_under_the_same_name_are_another_run(
     assert call(root) == 0
 
 
+def test_a_servers_models_are_not_taken_for_others_of_the_same_name(
+    root: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(root) == 0
+    assert call(root, "--api-base", "http://127.0.0.1:9/v1") == 1
+    assert "has this run, made without --api-base" in capsys.readouterr().err
+    file = root / "results" / "x.jsonl"
+    (line,) = lines.read(file)
+    file.write_text(json.dumps(line | {"served": {}}) + "\n")
+    assert call(root) == 1
+    assert "has this run, made with --api-base" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the peer is a shell script")
+def test_a_peer_that_leaves_no_result_is_quoted(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    python = root / "peers" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\necho first\necho dspy is 9.9 here\n")
+    python.chmod(0o755)
+    words = ["--method", "peer-gepa", "--tokens", "9", "--peers", str(root / "peers")]
+    with metered(answer()) as (url, _):
+        assert call(root, *words, "--api-base", url) == 1
+    assert "with_dspy left no result: dspy is 9.9 here (see " in capsys.readouterr().err
+
+
 def test_a_dry_run_says_what_is_wrong_with_questions(root: Path) -> None:
     (root / "bbh" / "navigate.json").write_text('{"examples": 3}', "utf-8")
     said = str(call(root, "--dry-run"))

@@ -37,6 +37,7 @@ from benchmarks.paper.peers.job import (
     Record,
     Refused,
     Spent,
+    check_versions,
     revert,
     told,
 )
@@ -256,6 +257,16 @@ def test_training_is_kept_when_the_rest_fails(
     found = json.loads(result.read_text())
     assert found["after"] == ["42"] * 2 and found["instructions"]["solve"] == "Better."
     assert len(trained) == 1
+
+
+def test_a_package_that_the_rows_are_not_named_after_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = {"dspy": "3.4.1", "textgrad": "0.1.9", "other": "1"}
+    monkeypatch.setattr("importlib.metadata.version", found.__getitem__)
+    check_versions(["dspy", "other"])
+    with pytest.raises(SystemExit, match=r"textgrad is 0\.1\.9 here, and is measured as 0\.1\.8"):
+        check_versions(["textgrad"])
 
 
 def test_a_result_is_paid_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ class TextVariable(Variable):
     def data(self) -> str:
         """The text; waits if it is still being computed. Assignable on a leaf."""
         text = self._read()
-        return text if type(text) is str else str.__str__(text)
+        return str.__str__(text) if type(text) is Scored else text
 
     @data.setter
     def data(self, text: str) -> None:
@@ -173,7 +173,7 @@ class TextVariable(Variable):
 
     def __await__(self) -> Generator[Any, None, str]:
         text: str = yield from dispatch.awaited(overriding(self)._value).__await__()
-        return text if type(text) is str else str.__str__(text)
+        return str.__str__(text) if type(text) is Scored else text
 
     def __str__(self) -> str:
         return self.data
