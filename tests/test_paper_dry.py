@@ -44,11 +44,12 @@ class Agent:
 
     def said(self, seen: str) -> str:
         way = max(map(int, re.findall(r"way (\d+)", seen)), default=0)
-        if "<hint_1>" not in seen and "<on_statement>" not in seen:
-            return f"I took way {way}."
         (question,) = re.findall(r"<(?:question|statement)>\\n(.*?)\\n<", seen)
+        if "<hint_1>" not in seen and "<on_statement>" not in seen:
+            return f"I took {''.join(re.findall(r'way [0-9]+, turn [0-9]+', seen))} to {question}"
         right = question in self.rights[:way]
         said = "Yes" if right == (self.answers[question] == "Yes") else "No"
+        said += "" if right else f", as to {question}"
         return f"<output statement>{said}</output statement>" if "<output s" in seen else said
 
 
@@ -64,7 +65,7 @@ def calls(setting: Setting, root: Path, gains: bool) -> tuple[Counter[str], list
 
 @pytest.mark.parametrize("sizes", [(8, 0, 5), (8, 7, 5)], ids=["all", "gate"])
 @pytest.mark.parametrize("task", ["bbh/navigate", "liar"])
-@pytest.mark.parametrize("method", ["sgd", "textgrad", "optoprime", "copro"])
+@pytest.mark.parametrize("method", ["sgd", "textgrad", "optoprime", "copro", "blind"])
 def test_a_dry_run_makes_the_calls_of_a_run_whose_every_step_is_accepted(
     root: Path, task: str, method: str, sizes: tuple[int, int, int]
 ) -> None:

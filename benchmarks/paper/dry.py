@@ -18,6 +18,7 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from zlib import crc32
 
 from benchmarks.counted.meter import Meter, text
 from benchmarks.paper.graphs import STATE
@@ -37,7 +38,8 @@ NUMBERED = "rewritten-"
 
 class Script:
     """What the models of a run say: with every step they answer one more of the gate's questions
-    right. Rewrites are numbered by step, and outputs by the newest that they are due to."""
+    right. Rewrites are numbered by step, and outputs by the newest that they are due to. Each
+    request has another reply, so that none of the next requests is the same as another."""
 
     def __init__(self, setting: Setting, questions: Questions) -> None:
         method, train = METHODS[setting.method], questions.train
@@ -50,27 +52,27 @@ class Script:
         inputs = questions.graph(setting.reasoning)[-1]["inputs"]
         self.hints = [f"<{name}" for name, source in inputs.items() if source.startswith("@")]
         self.steps = 0
-        self.drawn = 0
         self.proposing = False
 
     def said(self, request: Request) -> str:
         """A reply."""
+        own = str(crc32(str(request).encode(errors="replace")))
         if request.schema is None:
             self.proposing = False
-            return self.answered("\n".join(message["content"] for message in request.messages))
+            prompt = "\n".join(message["content"] for message in request.messages)
+            return self.answered(prompt, own)
         if request.purpose == "optimize" and not self.proposing:  # the first of its step
             self.steps, self.proposing = self.steps + 1, True
-        self.drawn += 1  # each rewrite is another one
         about = f"{NUMBERED}{self.steps}" if request.purpose == "optimize" else request.purpose
         words = text(WORDS[request.purpose]).split()[::-1]  # not copied from what agents say
         parts = request.schema["properties"]
-        return json.dumps({n: " ".join([about, n, str(self.drawn), *words]) for n in parts})
+        return json.dumps({n: " ".join([about, n, own, *words]) for n in parts})
 
-    def answered(self, prompt: str) -> str:
+    def answered(self, prompt: str, own: str) -> str:
         """An output of one of the agent's nodes."""
         newest = max(map(int, re.findall(rf"{NUMBERED}(\d+)", prompt)), default=0)
         states = STATE in prompt
-        words = text(WORDS["reasoning" if states else "forward"])
+        words = f"{own} {text(WORDS['reasoning' if states else 'forward'])}"
         if not any(name in prompt for name in self.hints):
             return f"{NUMBERED}{newest} {words}" if newest else words
         question = next((q for q in self.right if f">\n{q}\n</" in prompt), None)
