@@ -25,6 +25,7 @@ from benchmarks.paper.groups import (
     untrained,
 )
 from benchmarks.paper.lines import Line
+from benchmarks.paper.means import means
 from benchmarks.paper.settings import Setting, queued
 from benchmarks.paper.statistics import holm, interval, sign_test
 from benchmarks.paper.tables import compared, holds_up, recalls, summary, table
@@ -116,7 +117,7 @@ def report(found: list[Line], is_published: bool = False) -> str:
     if is_published:
         parts.append("![Gains in exact match by task and method, with intervals](paper.svg)")
         parts.append("<details><summary>Intervals, differences and costs, task by task</summary>")
-    parts.append(NOTE.format(comparisons=len(tested)))
+    parts += [NOTE.format(comparisons=len(tested)), *means(groups)]
     for task, group in groups.items():
         some = group[0].runs[0]
         held_out = len(some["after"]["exact"])

@@ -890,8 +890,9 @@ def test_a_dry_run_costs_what_the_run_costs(root: Path, capsys: pytest.CaptureFi
     words = ["--task", "bbh/navigate", "--data", str(root), "--sizes", "4", "4", "8"]
     main([*words, "--steps", "2", "--batch-size", "4", "--dry-run"])
     said = capsys.readouterr().out
-    # 2 calls a question before training, as both hints begin alike: 16 before and as many after
-    assert "| bbh/navigate | sgd | 1 | 72 | 4 | 6 |" in said
+    # both hints begin alike, so there are 2 calls a question until the first rewrite, then 3:
+    # 16 before; 8 of the batch, 8 and 12 of the gate; 12 and 12 in the second step; 24 after
+    assert "| bbh/navigate | sgd | 1 | 92 | 8 | 6 |" in said
     assert "| $0." in said
     peer = Setting("bbh/navigate", "peer-gepa", "a", "b")
     with pytest.raises(UsageError, match="only its run tells"):

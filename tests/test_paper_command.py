@@ -20,8 +20,9 @@ from benchmarks.paper import __main__ as command
 from benchmarks.paper import lines
 from benchmarks.paper.arguments import asked_for, parser
 from benchmarks.paper.run import ROOT
-from benchmarks.paper.settings import Setting
-from textautograd.errors import ServerError
+from benchmarks.paper.settings import Setting, queued
+from textautograd import engines
+from textautograd.errors import RateLimitError, ServerError
 from textautograd.locking import locked
 
 __all__ = ["model", "root"]
@@ -206,6 +207,66 @@ def test_a_server_that_is_down_ends_a_queue(
     assert call(root, "--queue", "small") == 1
     said = capsys.readouterr().err
     assert made == [0, 1] and "after 5 attempts" in said and "\x1b" not in said
+
+
+def test_how_often_and_how_many_at_once_is_told_to_both_models_and_makes_no_other_run(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[str, Any, Any]] = []
+
+    def engine(name: str, **options: Any) -> Any:
+        given.append((name, options["max_concurrency"], options["max_attempts"]))
+        return engines.Scripted(Model())
+
+    monkeypatch.setattr("textautograd.engine", engine)
+    words = ["--method", "start", "--model", "a", "--optimizer-model", "b"]
+    assert call(root, *words) == 0
+    assert given == [("a", 64, 5), ("b", 64, 5)]
+    assert call(root, *words, "--max-concurrency", "2", "--max-attempts", "9") == 0
+    assert len(given) == 2  # the run is there
+    (root / "results" / "x.jsonl").unlink()
+    assert call(root, *words, "--max-concurrency", "2", "--max-attempts", "9") == 0
+    assert given[2:] == [("a", 2, 9), ("b", 2, 9)]
+    for option in ("--max-concurrency", "--max-attempts"):
+        assert call(root, *words, option, "0") == 2
+
+
+@pytest.mark.parametrize("error", [RateLimitError("429"), ServerError("503")])
+def test_the_last_words_on_a_rate_limit_say_what_to_do(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+) -> None:
+    some = Setting("bbh/navigate", "start", "a", "b", 0, (4, 4, 4))
+    queue = [replace(some, seed=seed) for seed in (0, 1)]
+    monkeypatch.setattr("benchmarks.paper.arguments.queued", lambda name: queue)
+
+    def limited(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(command, "ours", limited)
+    assert call(root, "--queue", "small") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    said = "the same command goes on from here" in last and "--max-concurrency" in last
+    assert said == isinstance(error, RateLimitError)
+
+
+def test_the_full_queue_has_all_methods_on_all_tasks_and_the_first_seed_first() -> None:
+    queue = queued("full")
+    seeds = [setting.seed for setting in queue]
+    assert set(seeds) == {0, 1, 2, 3, 4}
+    assert seeds[: seeds.count(0)] == [0] * seeds.count(0)
+    tasks = {setting.task for setting in queue}
+    assert len(tasks) == 27 + 2
+    for task in tasks:
+        copro = "copro-12" if task == "liar" else "copro"
+        for seed in range(5):
+            methods = {s.method for s in queue if (s.task, s.seed) == (task, seed)}
+            assert {"format", "sgd", "textgrad", "optoprime", copro} <= methods
+            # held-out questions are others with each seed, or the same with all
+            assert ("start" in methods) == (task.startswith("bbh/") or seed == 0)
+            assert "copro" not in methods or task != "liar"
 
 
 def test_what_a_newcomer_runs_goes_to_a_file_of_its_own(

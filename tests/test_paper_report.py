@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ from test_paper import Model, root, run
 
 from benchmarks import report
 from benchmarks.paper.groups import grouped, tried
-from benchmarks.paper.statistics import interval, sign_test
+from benchmarks.paper.means import ALGORITHMIC, NLP
+from benchmarks.paper.settings import queued
+from benchmarks.paper.statistics import interval, interval_of_mean, sign_test
 from textautograd.errors import UsageError
 
 __all__ = ["root"]
@@ -147,6 +150,78 @@ def test_a_difference_says_of_how_many_seeds_it_is(root: Path) -> None:
     line = run(root, "edges", Model())
     found = [line, changed(line, seed=1), changed(line, method="sgd")]
     assert row(report.report(found, True), "SGD, TextGrad's backward prompt")[6] == "same, 1 seed"
+
+
+def of_tasks(line: dict[str, Any], tasks: list[str], **parts: Any) -> list[dict[str, Any]]:
+    """Copies of a line for these tasks and two seeds, with other scores in each."""
+    rng = np.random.default_rng(len(tasks))
+    found = []
+    for task, seed in itertools.product(tasks, (0, 1)):
+        scores = {name: rng.integers(0, 2, 6).tolist() for name in ("exact", "lenient")}
+        copy = changed(line, seed=seed, after={**line["after"], **scores}, **parts)
+        copy["key"]["task"] = f"bbh/{task}"
+        found.append(copy)
+    return found
+
+
+def means_of(told: str) -> list[list[str]]:
+    """The rows of the table of means, if it is there."""
+    found = [part for part in told.split("\n\n") if part.startswith("| method | seeds | NLP")]
+    return [[c.strip() for c in r.split("|")[1:-1]] for part in found for r in part.split("\n")[2:]]
+
+
+def test_the_means_over_tasks_are_those_of_a_count_by_hand(root: Path) -> None:
+    line = run(root, "sgd", Model())
+    nlp, algorithmic = of_tasks(line, NLP), of_tasks(line, ALGORITHMIC)
+    others = of_tasks(line, NLP[1:], method="textgrad") + of_tasks(line, NLP, method="copro")
+    (sgd, copro) = means_of(report.report([*nlp, *algorithmic, *others, line]))
+    assert (sgd[0], sgd[1]) == ("optim.SGD, semantic gradient descent", "2")
+    assert copro[4:] == ["", ""]  # and TextGrad has none of all tasks
+    cells = [(k, s) for k in (nlp, algorithmic) for s in ("exact", "lenient")]
+    for cell, (lines, score) in zip(sgd[2:], cells, strict=True):
+        right = sum(sum(each["after"][score]) for each in lines)
+        assert cell.startswith(f"{100 * right / (6 * len(lines)):.0f} (")
+
+
+def test_there_are_no_means_of_some_tasks_or_of_several_settings(root: Path) -> None:
+    line = run(root, "sgd", Model())
+    assert not means_of(report.report(of_tasks(line, NLP[1:])))
+    found = of_tasks(line, NLP)
+    found[0]["key"]["steps"] = found[1]["key"]["steps"] = 9
+    assert not means_of(report.report(found))
+    failed = changed(line, error={"type": "x", "message": "x"})
+    assert not means_of(report.report([*of_tasks(failed, NLP[:1]), *of_tasks(line, NLP[1:])]))
+    right = of_tasks(line, NLP)
+    for each in right:
+        each["after"] |= {"exact": [1] * 6, "lenient": [0] * 6}
+    assert means_of(report.report(right))[0][2:4] == ["100 (95 to 100)", "0 (0 to 5)"]  # of 72
+
+
+def test_the_interval_of_a_mean_over_tasks_is_that_of_all_draws() -> None:
+    nan = float("nan")
+    tasks = [[[1, 0, nan], [1, 1, 0]], [[0, 1, 1], [0, 1, 0]]]
+    each = []
+    for values in tasks:
+        seeds, questions = (range(len(v)) for v in (values, values[0]))
+        means = []
+        for picked in itertools.product(seeds, repeat=len(seeds)):
+            for chosen in itertools.product(questions, repeat=len(questions)):
+                asked = [values[s][q] for s in picked for q in chosen]
+                asked = [value for value in asked if value == value]
+                means += [sum(asked) / len(asked)] if asked else []
+        each.append(means)
+    drawn = np.array([(a + b) / 2 for a, b in itertools.product(*each)])
+    found = interval_of_mean(tasks)
+    assert found.mean == pytest.approx((3 / 5 + 3 / 6) / 2)
+    for bound, share in ((found.low, 0.025), (found.high, 0.975)):
+        assert (drawn < bound - 1e-9).mean() <= share + 0.005
+        assert (drawn <= bound + 1e-9).mean() >= share - 0.005
+
+
+def test_the_tasks_of_both_kinds_are_those_of_the_queue() -> None:
+    tasks = {setting.task for setting in queued("full")} - {"gsm8k", "liar"}
+    assert tasks == {f"bbh/{task}" for task in (*NLP, *ALGORITHMIC)}
+    assert len(NLP) == 12 and len(ALGORITHMIC) == 11 + 2 + 2
 
 
 def test_no_difference_is_counted_twice(root: Path) -> None:

@@ -34,10 +34,16 @@ from benchmarks.paper.served import served
 from benchmarks.paper.settings import Setting, digest
 from textautograd.cli import in_options
 from textautograd.engines.base import Engine
-from textautograd.errors import DataError, RunError, TransientError, UsageError
+from textautograd.errors import DataError, RateLimitError, RunError, TransientError, UsageError
 from textautograd.locking import InUseError, locked
 from textautograd.stopping import stopped_by_signals
 from textautograd.terminal import spelled, write_anything
+
+AGAIN = "the same command goes on from here"
+TOO_FAST = (
+    f"the server limits the rate of calls: {AGAIN}; a smaller --max-concurrency asks less of it "
+    "at once, and more --max-attempts wait longer"
+)
 
 
 def main(words: list[str] | None = None) -> None:
@@ -46,7 +52,6 @@ def main(words: list[str] | None = None) -> None:
     arguments = command.parse_args(words)
     write_anything()
     arguments.results = arguments.results or arguments.out / "results.jsonl"
-    again = "the same command goes on from here"
     try:
         wanted = asked_for(arguments)
     except UsageError as error:
@@ -54,7 +59,7 @@ def main(words: list[str] | None = None) -> None:
     if wrong := objection(wanted, arguments):
         command.error(wrong)
     try:
-        with stopped_by_signals(f"ended; {again}"):
+        with stopped_by_signals(f"ended; {AGAIN}"):
             check_places(wanted, arguments)
             if arguments.dry_run:
                 print(in_options(dry.report(wanted, arguments.data)))
@@ -68,7 +73,7 @@ def main(words: list[str] | None = None) -> None:
     except (ta.Error, OSError) as error:
         sys.exit(said(error))
     except KeyboardInterrupt as stop:
-        print(f"interrupted; {again}", file=sys.stderr)
+        print(f"interrupted; {AGAIN}", file=sys.stderr)
         sys.exit(128 + getattr(stop, "number", signal.SIGINT))
     if not fine:
         sys.exit(1)
@@ -88,6 +93,7 @@ def left(wanted: list[Setting], arguments: argparse.Namespace) -> str:
 def all_of(wanted: list[Setting], arguments: argparse.Namespace) -> bool:
     """Runs settings in order. Whether none failed; what would fail in each ends them."""
     started, failed, heard, in_a_row = time.time(), 0, set[str](), 0
+    was_limited = False
     for setting in wanted:
         if time.time() - started > 60 * arguments.minutes:
             break
@@ -102,11 +108,14 @@ def all_of(wanted: list[Setting], arguments: argparse.Namespace) -> bool:
                 why = f"{setting.task}, {setting.method}: {said(error)}"
                 print(why, file=sys.stderr, flush=True)
             heard.add(str(error))
+            was_limited = was_limited or isinstance(error, RateLimitError)
             in_a_row = in_a_row + 1 if isinstance(error, TransientError) else 0
             if isinstance(error, RunError | OSError) or in_a_row == 2:  # the server is down
                 break
     if failed > len(heard):
         print(f"{failed} of {len(wanted)} runs failed", file=sys.stderr, flush=True)
+    if was_limited:
+        print(TOO_FAST, file=sys.stderr, flush=True)
     return not failed
 
 
@@ -176,7 +185,11 @@ def make(setting: Setting, arguments: argparse.Namespace) -> None:
             )
         line = theirs(setting, tokens, arguments.data, arguments.out, api_base, arguments.peers)
     else:
-        engines = partial(engine, api_base=api_base, timeout=arguments.timeout)
+        given = {
+            name: getattr(arguments, name)
+            for name in ("api_base", "timeout", "max_concurrency", "max_attempts")
+        }
+        engines = partial(engine, **given)
         line = ours(setting, arguments.data, arguments.out / "calls.sqlite", engines)
     if api_base:
         line["served"] = weights
@@ -184,9 +197,12 @@ def make(setting: Setting, arguments: argparse.Namespace) -> None:
     print(f"{time.strftime('%H:%M:%S')}   {summary(line)}", flush=True)
 
 
-def engine(name: str, max_tokens: int, api_base: str | None, timeout: float | None) -> Engine:
+def engine(
+    name: str, max_tokens: int, api_base: str | None, timeout: float | None, **options: Any
+) -> Engine:
     """A model by name, here or at a server, which may be slow."""
-    options: dict[str, Any] = {"api_base": api_base, "api_key": "ours"} if api_base else {}
+    if api_base:
+        options |= {"api_base": api_base, "api_key": "ours"}
     if api_base or timeout is not None or name.startswith("local"):
         options["timeout"] = timeout
     return ta.engine(name, max_tokens=max_tokens, **options)

@@ -77,6 +77,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     add("--api-base", help="an OpenAI-compatible server; peers need benchmarks.paper.server")
     waits = "seconds for a reply (default: with --api-base as long as it takes)"
     add("--timeout", type=time, help=waits)
+    flying = "the most calls of a model in flight at once (default: %(default)s)"
+    add("--max-concurrency", type=some, default=64, metavar="N", help=flying)
+    again = "calls in all, where failures are worth another try (default: %(default)s)"
+    add("--max-attempts", type=some, default=5, metavar="N", help=again)
     add("--peers", type=Path, help="the virtual environment of the peers")
     out = "where calls, locks and logs are kept (default: %(default)s)"
     add("--out", type=Path, default=Path("runs/paper"), help=out)

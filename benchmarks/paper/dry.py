@@ -1,24 +1,29 @@
-"""What a setting would cost: the whole run with scripted replies, every answer of them wrong
-(but LIAR's, where it is a No).
+"""What a setting would cost: the whole run with scripted replies, in which every step is accepted.
 
-A run takes more than that only by longer replies and by those that have to be asked for again:
-every sample is wrong, so each has its backward calls, no step is skipped, and the gate evaluates
-every candidate in full. Held-out questions count twice, before and after. Tokens are those of
-cl100k_base, prices those that litellm ships.
+The agent answers everything wrong; each rewrite gets one more of the gate's questions right than
+what it replaces, so it is kept, and the next step is paid for anew. That is the dearest run by
+calls: a rejected rewrite leaves calls to the cache, a larger gain leaves fewer wrong samples, and
+without a gain nothing is kept. (Which question is right matters, by a call or so a step, where the
+gate has the training questions and a batch is a part of them.) A run takes more than that only by
+longer replies, and by those that have to be asked for again: refused, malformed, cut off or lost.
+Tokens are those of cl100k_base, prices those that litellm ships.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from zlib import crc32
 
 from benchmarks.counted.meter import Meter, text
 from benchmarks.paper.graphs import STATE
 from benchmarks.paper.methods import METHODS
+from benchmarks.paper.questions import Questions, load, with_wrong_answers
 from benchmarks.paper.run import ours
 from benchmarks.paper.settings import Setting
 from textautograd import engines
@@ -28,30 +33,68 @@ from textautograd.terminal import tell
 
 WORDS = {"reasoning": 130, "forward": 40, "judge": 30, "backward": 30, "optimize": 60}
 """Of a scripted reply: a node that reasons, one that does not; each part of the others."""
+NUMBERED = "rewritten-"
+
+
+class Script:
+    """What the models of a run say: with every step they answer one more of the gate's questions
+    right. Rewrites are numbered by step, and outputs by the newest that they are due to. Each
+    request has another reply, so that none of the next requests is the same as another."""
+
+    def __init__(self, setting: Setting, questions: Questions) -> None:
+        method, train = METHODS[setting.method], questions.train
+        gate = (questions.val if method.gate == "val" else []) or train
+        train = with_wrong_answers(train) if method.wrong_labels else train
+        self.questions = questions
+        self.right = {e.question: e.answer for e in [*train, *gate]}
+        asked = gate if method.gate else []  # without a gate all is kept: none need be right
+        self.gate = list(dict.fromkeys(example.question for example in asked))
+        inputs = questions.graph(setting.reasoning)[-1]["inputs"]
+        self.hints = [f"<{name}" for name, source in inputs.items() if source.startswith("@")]
+        self.steps = 0
+        self.proposing = False
+
+    def said(self, request: Request) -> str:
+        """A reply."""
+        own = str(crc32(str(request).encode(errors="replace")))
+        if request.schema is None:
+            self.proposing = False
+            prompt = "\n".join(message["content"] for message in request.messages)
+            return self.answered(prompt, own)
+        if request.purpose == "optimize" and not self.proposing:  # the first of its step
+            self.steps, self.proposing = self.steps + 1, True
+        about = f"{NUMBERED}{self.steps}" if request.purpose == "optimize" else request.purpose
+        words = text(WORDS[request.purpose]).split()[::-1]  # not copied from what agents say
+        parts = request.schema["properties"]
+        return json.dumps({n: " ".join([about, n, own, *words]) for n in parts})
+
+    def answered(self, prompt: str, own: str) -> str:
+        """An output of one of the agent's nodes."""
+        newest = max(map(int, re.findall(rf"{NUMBERED}(\d+)", prompt)), default=0)
+        states = STATE in prompt
+        words = f"{own} {text(WORDS['reasoning' if states else 'forward'])}"
+        if not any(name in prompt for name in self.hints):
+            return f"{NUMBERED}{newest} {words}" if newest else words
+        question = next((q for q in self.right if f">\n{q}\n</" in prompt), None)
+        if question in self.gate[:newest]:
+            answer = self.right[question]
+            return f"{words} <output statement>{answer}</output statement>" if states else answer
+        if question is not None and self.questions.exact(words, self.right[question]):
+            return f"Yes, {words}"  # what is no Yes is a No to LIAR
+        return words
 
 
 class Counting:
-    """Scripted replies of these lengths, with the tokens of what is sent and said."""
+    """A model that says what is scripted, with the tokens of what is sent and said."""
 
-    def __init__(self, name: str, meter: Meter) -> None:
-        self.name = name
+    def __init__(self, script: Script, meter: Meter) -> None:
+        self.script = script
         self.meter = meter
-        self.drawn = 0
 
     def __call__(self, request: Request) -> Reply:
-        said = self.said(request)
+        said = self.script.said(request)
         sent = sum(self.meter.count(message["content"]) + 4 for message in request.messages)
         return Reply(said, usage=Usage(sent, self.meter.count(said), calls=1))
-
-    def said(self, request: Request) -> str:
-        if request.schema is None:
-            states = STATE in request.messages[0]["content"]
-            return text(WORDS["reasoning" if states else "forward"])
-        self.drawn += 1  # each rewrite is another one
-        parts = request.schema["properties"]
-        about = f"{request.purpose} {self.drawn}"
-        words = text(WORDS[request.purpose]).split()[::-1]  # not copied from what agents say
-        return json.dumps({name: " ".join([about, *words]) for name in parts})
 
 
 HEAD = """\
@@ -114,18 +157,16 @@ class Cost:
 
 def cost(setting: Setting, root: Path, meter: Meter) -> Cost:
     """What one setting costs."""
+    script = Script(setting, load(setting.task, root, setting.seed, setting.sizes))
     with tempfile.TemporaryDirectory() as place:
         line = ours(
             setting,
             root,
             Path(place) / "calls.sqlite",
-            lambda name, _: engines.Scripted(Counting(name, meter)),
+            lambda *_: engines.Scripted(Counting(script, meter)),
         )
-    stages = line["cost"]
-    if METHODS[setting.method].steps != 0:  # a run whose instructions change asks again
-        stages["after"] = stages.get("after") or stages["before"]
     found = Cost()
-    for purposes in stages.values():
+    for purposes in line["cost"].values():
         for purpose, (calls, sent, said) in purposes.items():
             price = _price(setting.model if purpose == "forward" else setting.optimizer_model)
             found.calls[purpose] += calls
@@ -153,10 +194,14 @@ def label(setting: Setting) -> str:
 
 
 def _price(model: str) -> tuple[float, float] | None:
-    """USD for a token in and a token out, if litellm knows them."""
+    """USD for a token in and a token out, if litellm knows them. It lists most models without the
+    provider that a name can begin with. (Its own look-up asks servers of some providers.)"""
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     import litellm
 
-    found = litellm.model_cost.get(model, {})
+    provider, _, name = model.partition("/")
+    found = litellm.model_cost.get(model) or litellm.model_cost.get(name, {})
+    if model not in litellm.model_cost:
+        found = found if str(found.get("litellm_provider")).startswith(provider) else {}
     price = found.get("input_cost_per_token"), found.get("output_cost_per_token")
     return None if None in price else price

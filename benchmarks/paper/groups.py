@@ -72,6 +72,13 @@ def grouped(found: list[Line]) -> dict[str, Group]:
     return groups
 
 
+def settings_of(group: Group) -> dict[str, Any]:
+    """What the runs of a table have in common; a peer's are those of what it is compared with."""
+    runs = [run for row in group for run in row.runs]
+    key = _key(next((run for run in runs if not _is_peer(run)), runs[0]))
+    return {name: key.get(name) for name in SETTINGS}
+
+
 def named(line: Line) -> str:
     """The method, and what a peer was allowed if that was said."""
     tokens = line["key"]["tokens"]

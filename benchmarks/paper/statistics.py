@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 DRAWS = 10_000
+Values = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,21 @@ def interval(values: Sequence[Sequence[float]], alpha: float = 0.05) -> Interval
     by seed and by question. With a single seed there is nothing to draw: it is about the questions
     alone.
     """
-    found = np.asarray(values, dtype=float)
+    return interval_of_mean([values], alpha)
+
+
+def interval_of_mean(tasks: Sequence[Sequence[Sequence[float]]], alpha: float = 0.05) -> Interval:
+    """Of the mean over tasks of the mean in each, which `interval` is about: seeds and questions
+    are drawn anew in each task by itself, and the tasks are those that there are."""
     rng = np.random.default_rng(0)
+    found = [np.asarray(values, dtype=float) for values in tasks]
+    means = np.mean([_drawn(values, rng) for values in found], axis=0).round(12)
+    low, high = np.nanquantile(means, [alpha / 2, 1 - alpha / 2])
+    return Interval(float(np.mean([np.nanmean(v) for v in found])), float(low), float(high))
+
+
+def _drawn(found: Values, rng: np.random.Generator) -> Values:
+    """The means of `DRAWS` draws."""
     seeds, questions = found.shape
     picked = rng.integers(seeds, size=(DRAWS, seeds))
     # the mean over the seeds drawn, as weights on seeds; then the same for questions
@@ -41,13 +55,12 @@ def interval(values: Sequence[Sequence[float]], alpha: float = 0.05) -> Interval
     np.add.at(weights, (np.arange(DRAWS)[:, None], picked), 1 / seeds)
     chosen = rng.integers(questions, size=(DRAWS, questions))
 
-    def drawn(cells: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def drawn(cells: Values) -> Values:
         return np.take_along_axis(weights @ cells, chosen, axis=1).sum(axis=1)
 
     asked = drawn(~np.isnan(found) * 1.0)
-    means = (drawn(np.nan_to_num(found)) / np.where(asked > 0, asked, np.nan)).round(12)
-    low, high = np.nanquantile(means, [alpha / 2, 1 - alpha / 2])
-    return Interval(float(np.nanmean(found)), float(low), float(high))
+    means: Values = drawn(np.nan_to_num(found)) / np.where(asked > 0, asked, np.nan)
+    return means
 
 
 def wilson(mean: float, n: int) -> tuple[float, float]:
