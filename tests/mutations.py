@@ -1,8 +1,8 @@
 """Breaks the package in known ways and says which test noticed: `python -m tests.mutations`.
 
-Each mutation replaces one piece of source, which must occur exactly once, in a copy of the package,
-and runs the tests that should notice, until one fails. `--write` puts the result into README.md.
-Names of mutations as arguments choose some of them.
+Each mutation replaces one piece of source, which must occur exactly once, in a copy of the package
+and its benchmarks, and runs the tests that should notice, until one fails. `--write` puts the
+result into README.md. Names of mutations as arguments choose some of them.
 
 Ends with status 1 if a mutation survives, or its source is no longer what it was written for.
 """
@@ -32,14 +32,20 @@ class Stale(Exception):
 
 @dataclass(frozen=True)
 class Mutation:
-    """One bug: `old` becomes `new` in `file`, and one of `tests` should fail: names of files,
-    `tape` for test_tape.py, or of one test in a file, `tape::test_a_long_chain`."""
+    """One bug: `old` becomes `new` in `file`, of the package or in benchmarks/, and one of `tests`
+    should fail: names of files, `tape` for test_tape.py, or of one test in a file,
+    `tape::test_a_long_chain`."""
 
     name: str
     file: str
     old: str
     new: str
     tests: str
+
+    @property
+    def path(self) -> Path:
+        """Where the file is, from the root."""
+        return Path("" if self.file.startswith("benchmarks/") else "textautograd", self.file)
 
     def applied(self, source: str) -> str:
         """The source with the bug.
@@ -473,12 +479,34 @@ MUTATIONS = [
         "",
         "fit",
     ),
+    # what is compared
+    Mutation(
+        "an arm of one instruction trains all of them",
+        "benchmarks/paper/run.py",
+        "    if method.only is not None:\n",
+        '    if method.only == "":\n',
+        "paper::test_every_method_draws_its_candidates_and_rewrites_its_nodes_and_no_others",
+    ),
+    Mutation(
+        "a gate on the training set is on the gate's questions",
+        "benchmarks/paper/methods.py",
+        'gate="train", candidates=5',
+        'gate="val", candidates=5',
+        "paper::test_every_gate_evaluates_candidates_on_its_own_questions_and_takes_the_best_there",
+    ),
+    Mutation(
+        "where training has wrong labels the gate has them too",
+        "benchmarks/paper/run.py",
+        "val=(questions.val if",
+        "val=((with_wrong_answers if method.wrong_labels else list)(questions.val) if",
+        "paper::test_every_gate_evaluates_candidates_on_its_own_questions_and_takes_the_best_there",
+    ),
 ]
 
 
 def caught_by(mutation: Mutation, folder: Path) -> str | None:
-    """The first test that fails with the bug in a folder's copy of the package, if one does."""
-    file = folder / "textautograd" / mutation.file
+    """The first test that fails with the bug in a folder's copy of the code, if one does."""
+    file = folder / mutation.path
     source = file.read_text("utf-8")
     file.write_text(mutation.applied(source), "utf-8")
     try:
@@ -515,9 +543,9 @@ def argument(test: str) -> str:
 
 
 def copied(parent: str) -> Path:
-    """A copy of the package and its tests that Python prefers to the one installed."""
+    """A copy of the package, its tests and benchmarks that Python prefers to the one installed."""
     folder = Path(tempfile.mkdtemp(dir=parent))
-    for name in ("textautograd", "tests"):
+    for name in ("textautograd", "tests", "benchmarks"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, folder)
@@ -534,7 +562,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := {*given.names} - {m.name for m in MUTATIONS}:
         parser.error(f"no such mutations: {', '.join(sorted(unknown))}")
     for mutation in chosen:
-        mutation.applied((ROOT / "textautograd" / mutation.file).read_text("utf-8"))
+        mutation.applied((ROOT / mutation.path).read_text("utf-8"))
     with tempfile.TemporaryDirectory() as parent:
         sound = failing(sorted({t for m in chosen for t in m.tests.split()}), copied(parent))
         if sound is not None:

@@ -11,7 +11,7 @@ from mutations import MUTATIONS, ROOT, Mutation, Stale, argument
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
 def test_each_still_changes_the_source_it_was_written_for(mutation: Mutation) -> None:
-    source = (ROOT / "textautograd" / mutation.file).read_text("utf-8")
+    source = (ROOT / mutation.path).read_text("utf-8")
     assert ast.dump(ast.parse(mutation.applied(source))) != ast.dump(ast.parse(source))
     for test in map(argument, mutation.tests.split()):
         file, *one = test.split("::")

@@ -8,7 +8,10 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +31,13 @@ from benchmarks.paper.graphs import STATE, Graph, analysts, two_hints
 from benchmarks.paper.groups import changes, tokens
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.peer import job
-from benchmarks.paper.questions import FORMATS, load, with_wrong_answers
+from benchmarks.paper.questions import FORMATS, Questions, load, with_wrong_answers
 from benchmarks.paper.run import ours
 from benchmarks.paper.settings import Setting, definition, queued
 from benchmarks.paper.statistics import holm, interval, sign_test, wilson
 from benchmarks.paper.tables import level
 from textautograd import engines
+from textautograd.data import Example
 from textautograd.engines.base import Reply, Request, Usage
 from textautograd.errors import (
     AuthenticationError,
@@ -43,8 +47,12 @@ from textautograd.errors import (
     IncompleteReplyError,
     UsageError,
 )
+from textautograd.prompts.graph import SYSTEM as WITH_GRAPH
 from textautograd.prompts.optimize import SYSTEM as OPTIMIZING
+from textautograd.prompts.propose import SYSTEM as PROPOSING
+from textautograd.prompts.rewrite import SYSTEM as IMPROVING
 from textautograd.prompts.semantic import SYSTEM as JOINT
+from textautograd.prompts.textgrad import SYSTEM as ONE_INPUT
 from textautograd.variable import Scored
 
 FIELDS = ["statement", "job_title", "party", "state", "source"]
@@ -52,19 +60,23 @@ FIELDS = ["statement", "job_title", "party", "state", "source"]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
+    return with_rows(tmp_path)
+
+
+def with_rows(place: Path) -> Path:
     """A few rows in the authors' formats."""
     bbh = [{"input": f"Is {i} odd?", "target": "Yes" if i % 2 else "No"} for i in range(40)]
-    (tmp_path / "bbh").mkdir()
-    (tmp_path / "bbh" / "navigate.json").write_text(json.dumps({"examples": bbh}), "utf-8")
-    (tmp_path / "liar").mkdir()
+    (place / "bbh").mkdir()
+    (place / "bbh" / "navigate.json").write_text(json.dumps({"examples": bbh}), "utf-8")
+    (place / "liar").mkdir()
     for split in ("train", "valid"):
         rows = []
         for i in range(30):
             row = [f"{i}.json", ("true", "barely-true")[i % 2], f"Claim {split} {i}.", "taxes"]
             row += ["who", f"job {i}", f"state {i}", f"party {i}", *"00000", f"source {i}"]
             rows.append("\t".join(row))
-        (tmp_path / "liar" / f"{split}.tsv").write_text("\n".join(rows), "utf-8")
-    return tmp_path
+        (place / "liar" / f"{split}.tsv").write_text("\n".join(rows), "utf-8")
+    return place
 
 
 class Model:
@@ -102,10 +114,7 @@ def run(
         method,
         "forward",
         "writer",
-        sizes=(8, 8, 6),
-        steps=4,
-        batch_size=4,
-        **settings,
+        **{"sizes": (8, 8, 6), "steps": 4, "batch_size": 4, **settings},
     )
     file = root / (cache or f"{id(model)}.sqlite")
     return ours(given, root, file, lambda *_: engines.Scripted(model))
@@ -128,167 +137,426 @@ def accepted(line: dict[str, Any]) -> int:
     return sum(step["accepted"] for step in line["steps"])
 
 
-def test_no_gradient_stays_without_backward_calls_through_accepted_updates(root: Path) -> None:
-    model = Improving()
-    line = run(root, "no-gradient", model)
-    assert accepted(line) >= 2
-    assert not model.of("backward")
-    for request in model.of("optimize"):
-        assert "expected output" not in request.messages[1]["content"]
-    changed = {name.split(".")[1] for step in line["steps"] for name in step["changes"]}
-    assert changed == {each["name"] for each in analysts()}
+NODES = [each["name"] for each in analysts()]
+WRITTEN = {each["instruction"]: each["name"] for each in analysts()}
+HINTS = [f"on_{name}" for name in NODES[:-1]]
+OTHER = {"Yes": "No", "No": "Yes"}
+SIZES = (5, 5, 2)
+TRAINED = [
+    name for name in METHODS if METHODS[name].peer is None and name not in ("start", "format")
+]
+Way = tuple[int, int]
+"""A rewrite's step, from 1, and draw; (0, 0) is the text as written."""
+
+RIGHT = {"start": (2, 2), "worse": (1, 1), "train": (4, 1), "val": (1, 4), "both": (3, 3)}
+"""How many of 5 training and 5 gate questions an agent answers rightly, by its newest rewrite."""
+ONE: dict[Way, str] = {(2, 0): "train", (3, 0): "val"}
+FIVE: dict[Way, str] = {(1, 2): "train", (1, 3): "val", (1, 4): "both"}
+"""What rewrites make of an agent, with one candidate and with five; all others make it worse."""
+TAKEN: dict[tuple[str | None, int], dict[int, int]] = {
+    (None, 1): {1: 0, 2: 0, 3: 0, 4: 0},
+    (None, 5): {1: 1, 2: 0},  # the first of step 1 lacks a rewrite
+    ("train", 1): {2: 0},
+    ("train", 5): {1: 2},
+    ("val", 1): {3: 0},
+    ("val", 2): {3: 0},
+    ("val", 5): {1: 3},
+}
+"""Which draw of which step is to be written, by gate and number of candidates."""
 
 
-@pytest.mark.parametrize(
-    ("method", "siblings"),
-    [("blind", False), ("edges", True), ("one-by-one", True), ("sgd", True)],
-)
-def test_who_sees_siblings_does_so_in_every_step(root: Path, method: str, siblings: bool) -> None:
-    model = Improving()
-    line = run(root, method, model)
-    assert accepted(line) >= 2
-    calls = model.of("backward")
-    assert calls
-    for request in calls:
+@dataclass(frozen=True)
+class Arm:
+    """What a method must be by its name alone."""
+
+    name: str
+
+    @property
+    def base(self) -> str:
+        return re.sub("-[57]$", "", self.name)
+
+    @property
+    def is_copro(self) -> bool:
+        return self.base in ("copro", "copro-12")
+
+    @property
+    def candidates(self) -> int:
+        return int(self.name[-1]) if self.base != self.name else 2 if self.is_copro else 1
+
+    @property
+    def steps(self) -> int:
+        own = {"rewrite": 1, "copro": 6, "copro-12": 12}
+        return own.get(self.name, 2 if self.candidates >= 5 else 4)
+
+    @property
+    def gate(self) -> str | None:
+        if self.base in ("rewrite", "no-gate"):
+            return None
+        return "train" if self.base == "train-gate" else "val"
+
+    @property
+    def nodes(self) -> list[str]:
+        return [self.name.removeprefix("only-")] if self.name.startswith("only-") else NODES
+
+    @property
+    def taken(self) -> dict[int, int]:
+        found = TAKEN[self.gate, min(self.candidates, 5)]
+        return {step: draw for step, draw in found.items() if step <= self.steps}
+
+    def kind(self, way: Way) -> str:
+        known = FIVE if self.candidates >= 5 else ONE
+        return {(0, 0): "start", **known}.get(way, "worse")
+
+    def drawn(self, step: int) -> set[tuple[str, int]]:
+        """The nodes and numbers of a step's draws."""
+        if self.is_copro:  # nodes in turn; in the first round one of two is the text in place
+            return {(NODES[(step - 1) % 6], draw) for draw in range(1 if step <= 6 else 2)}
+        return {(node, draw) for node in self.nodes for draw in range(self.candidates)}
+
+    def before(self, step: int) -> Way:
+        """The newest rewrite in place when a step begins."""
+        return max((way for way in self.taken.items() if way[0] < step), default=(0, 0))
+
+    def told(self, given: Questions, step: int) -> dict[int, str]:
+        """The answers that a step's feedback tells, by the number of the claim."""
+        right, _ = RIGHT[self.kind(self.before(step))]
+        is_wrong = self.base == "wrong-labels"
+        return {
+            number_of(each.question): OTHER[each.answer] if is_wrong else each.answer
+            for place, each in enumerate(given.train)
+            if (place < right) is is_wrong
+        }
+
+
+class Judged(Model):
+    """Every rewrite tells its node, step and draw, and every analyst's reply those of its
+    instruction, so the newest rewrite of any node decides which claims are judged rightly."""
+
+    def __init__(self, arm: Arm, given: Questions) -> None:
+        super().__init__()
+        self.arm = arm
+        self.places = {
+            each.question: (part, place, each.answer)
+            for part, examples in enumerate((given.train, given.val))
+            for place, each in enumerate(examples)
+        }
+
+    def said(self, request: Request) -> str:
         text = request.messages[1]["content"]
-        shown = sum(f"<on_{name}>" in text for name in ("statement", "party", "state"))
-        assert (shown > 1) is siblings
-        assert request.schema is not None
-        asked = len(request.schema["properties"])
-        assert asked == (5 if method == "sgd" else 1)
-        is_joint = request.messages[0]["content"] == JOINT
-        assert is_joint is (method != "edges")
-    asked_of = [set(request.schema["properties"]) for request in calls if request.schema]
-    assert set().union(*asked_of) == {f"on_{n['name']}" for n in analysts()[:-1]}
-    for request in model.of("optimize"):  # what a rewriting is shown of its own node is the same
-        shown_there = request.messages[1]["content"]
-        assert "<example-1-statement>" in shown_there or "<example-1-on_" in shown_there
+        if request.purpose == "optimize":
+            return json.dumps(self.rewritten(request))
+        if request.schema is not None:
+            about = number_of(text)
+            return json.dumps({name: f"Change {name} of {about}." for name in parts(request)})
+        node, (step, draw) = node_of(request.messages[0]["content"]), way_of(request)
+        if node != "decide":
+            return f"{node} noted {step}.{draw} on {number_of(text)}."
+        part, place, answer = self.places.get(question(request), (0, 0, "No"))
+        return answer if place < RIGHT[self.arm.kind((step, draw))][part] else OTHER[answer]
+
+    def rewritten(self, request: Request) -> dict[str, str]:
+        step, draw = len(learning(self.seen)), request.sample % 1000
+        is_first = self.arm.name == "no-gate-5" and (step, draw) == (1, 0)
+        found = dict.fromkeys(parts(request), "Because.")
+        for part, node in asked(request).items():
+            is_lacking = is_first and node == "decide"
+            found[part] = "No change." if is_lacking else rewrite(node, step, draw)
+        return found
 
 
-def test_one_instruction_alone_changes_in_every_step(root: Path) -> None:
-    for name in ("party", "decide"):
-        model = Improving()
-        model.gain = 7
-        line = run(root, f"only-{name}", model)
-        changed = {key for step in line["steps"] for key in step["changes"]}
-        assert changed <= {f"parts.{name}.instruction"}
-        assert line["initial"].keys() == line["instructions"].keys()
-        others = {key for key in line["initial"] if key != name}
-        assert all(line["initial"][key] == line["instructions"][key] for key in others)
-        assert accepted(line) >= 2 or name == "party"
-    assert len(model.of("optimize")) == 4  # one call a step
-    assert model.of("backward")
-    for request in model.of("backward"):  # gradients are the full method's
-        assert request.schema is not None and len(request.schema["properties"]) == 5
+def rewrite(node: str, step: int, draw: int) -> str:
+    return f"Do better at {node}, way {step}.{draw}."
 
 
-def test_no_gate_accepts_every_step_and_evaluates_nothing(root: Path) -> None:
-    model = Model()
-    line = run(root, "no-gate", model)
-    assert [step["accepted"] for step in line["steps"]] == [True] * 4
-    assert all(step["before"] is None for step in line["steps"])
+def number_of(text: str) -> int:
+    """The number of the first claim that a text is about."""
+    return int(re.findall(r"(?:Claim \w+|noted \S+ on) (\d+)", text)[0])
 
 
-def test_the_gate_of_training_questions_is_no_other(root: Path) -> None:
-    given = load("liar", root, 0, (8, 8, 6))
-    for method, part, other in (("train-gate", given.train, given.val), ("sgd", given.val, None)):
-        model = Improving()
-        run(root, method, model)
-        forward = "".join(request.messages[1]["content"] for request in model.of("forward"))
-        assert all(f"<statement>\n{e.question}\n" in forward for e in part)
-        if other:
-            assert not any(f"<statement>\n{e.question}\n" in forward for e in other)
+def question(request: Request) -> str:
+    return blocks(request)["statement"]
 
 
-def test_uninformed_arms_show_no_data_and_make_no_backward_call(root: Path) -> None:
-    for method in ("rewrite", "random", "random-5", "random-7", "no-data", "no-data-5"):
-        model = Improving()
-        run(root, method, model)
-        assert not model.of("backward")
-        assert model.of("optimize")
-        for request in model.of("optimize"):
-            assert "Claim" not in str(request.messages)
-            assert "example-" not in request.messages[1]["content"]
-            is_own = request.messages[0]["content"] == OPTIMIZING
-            assert is_own is method.startswith("no-data")
+def node_of(text: str) -> str:
+    """Whose instruction comes first in a text."""
+    found = re.search("|".join([r"better at (\w+)", *map(re.escape, WRITTEN)]), text)
+    return "" if found is None else found[1] or WRITTEN[found[0]]
 
 
-@pytest.mark.parametrize("method", ["no-samples", "no-samples-5"])
-def test_the_control_without_samples_is_sgd_in_all_else(root: Path, method: str) -> None:
-    model, whole = Improving(), Improving()
-    run(root, method, model)
-    run(root, method.replace("no-samples", "sgd"), whole)
-    for request in model.of("optimize"):
-        assert request.messages[0]["content"] == OPTIMIZING
-        assert "Claim" not in str(request.messages) and "example-" not in str(request.messages)
-    first, *_ = [[r.messages for r in seen.of("backward")] for seen in (model, whole)]
-    assert first and first[:4] == [r.messages for r in whole.of("backward")][:4]
+def way_of(seen: object) -> Way:
+    """The newest rewrite that something shows."""
+    found = re.findall(r"(?:way|noted) (\d+)\.(\d+)", str(seen))
+    return max(((int(step), int(draw)) for step, draw in found), default=(0, 0))
 
+
+def parts(request: Request) -> list[str]:
+    """What the reply to a request consists of."""
+    assert request.schema is not None
+    return list(request.schema["properties"])
+
+
+def asked(request: Request) -> dict[str, str]:
+    """The nodes that a request wants rewritten, by the part of its reply."""
+    own = node_of(request.messages[1]["content"])
+    named = [name for name in parts(request) if name != "reasoning"]
+    return {name: name.split(".")[1] if "." in name else own for name in named}
+
+
+def blocks(request: Request) -> dict[str, str]:
+    """What is quoted in a request."""
+    text = request.messages[1]["content"]
+    return dict(re.findall(r"<([\w.-]+)>\n(.*?)\n</\1>", text, re.DOTALL))
+
+
+def learning(seen: Sequence[Request]) -> list[list[Request]]:
+    """What the optimizer asks in each step: between it come the agent's own calls."""
+    runs = groupby(list(seen), lambda request: request.purpose == "forward")
+    return [list(run) for is_forward, run in runs if not is_forward]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run of a method: what was sent for it, and its line; `again` runs it with its cache."""
+
+    arm: Arm
+    given: Questions
+    seen: list[Request]
+    line: dict[str, Any]
+    again: Callable[[Model], dict[str, Any]]
+
+    def steps(self, purpose: str) -> Iterator[tuple[int, list[Request]]]:
+        """The requests of a purpose, step by step."""
+        steps = learning(self.seen)
+        assert len(steps) == len(self.line["steps"]) == self.arm.steps
+        for step, requests in enumerate(steps, 1):
+            yield step, [request for request in requests if request.purpose == purpose]
+
+
+Make = Callable[[str], Made]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """The run of each method, with an update in it; made once."""
+    place = with_rows(tmp_path_factory.mktemp("arms"))
+    given = load("liar", place, 0, SIZES)
+
+    @cache
+    def one(method: str) -> Made:
+        arm = Arm(method)
+        model = Judged(arm, given)
+
+        def line(model: Model) -> dict[str, Any]:
+            steps = 2 if arm.candidates >= 5 else 4
+            file = f"{method}.sqlite"
+            return run(place, method, model, file, sizes=SIZES, batch_size=5, steps=steps)
+
+        return Made(arm, given, model.seen, line(model), line)
+
+    return one
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_every_method_draws_its_candidates_and_rewrites_its_nodes_and_no_others(
+    made: Make, method: str
+) -> None:
+    one = made(method)
+    arm, expected = one.arm, dict(one.line["initial"])
+    for step, requests in one.steps("optimize"):
+        sent = {(node, r.sample % 1000) for r in requests for node in asked(r).values()}
+        assert sent == arm.drawn(step)
+        if step in arm.taken:
+            taken = {node: rewrite(node, step, arm.taken[step]) for node, _ in arm.drawn(step)}
+            changes = one.line["steps"][step - 1]["changes"]
+            assert changes == {
+                f"parts.{node}.instruction": [expected[node], text] for node, text in taken.items()
+            }
+            expected |= taken
+    assert one.line["instructions"] == expected
+    systems = {r.messages[0]["content"] for r in one.seen if r.purpose == "forward"}
+    written = {each["name"]: f"{each['instruction']}\n\n" for each in analysts()}
+    for node in {*NODES} - {*arm.nodes}:
+        (same,) = [system for system in systems if node_of(system) == node]
+        assert same.startswith(written[node])
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_every_gate_evaluates_candidates_on_its_own_questions_and_takes_the_best_there(
+    made: Make, method: str
+) -> None:
+    one = made(method)
+    arm = one.arm
+    assert METHODS[method].gate == arm.gate  # of a run's key, also where no gate reads it
+    train, val = ({e.question for e in part} for part in (one.given.train, one.given.val))
+    batch: set[str] = set() if arm.is_copro else train
+    judged = {None: set(), "train": train, "val": val}[arm.gate]
+    expected = {((0, 0), text) for text in batch | judged}
+    for step in range(1, arm.steps + 1):
+        for _, draw in arm.drawn(step):
+            goes_on = arm.taken.get(step) == draw and step < arm.steps
+            expected |= {((step, draw), text) for text in judged | (batch if goes_on else set())}
+    sent = {(way_of(r.messages), question(r)) for r in one.seen if r.purpose == "forward"}
+    held_out = {e.question for e in one.given.test}
+    assert {(way, text) for way, text in sent if text not in held_out} == expected
+    for step, found in enumerate(one.line["steps"], 1):
+        assert found["accepted"] is (step in arm.taken)
+        for name, way in (("before", arm.before(step)), ("after", arm.before(step + 1))):
+            right = dict(zip(("train", "val"), RIGHT[arm.kind(way)], strict=True))
+            loss = None if arm.gate is None else pytest.approx(1 - right[arm.gate] / 5)
+            assert found[name] == loss
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_every_backward_call_is_its_methods_and_tells_its_labels(made: Make, method: str) -> None:
+    one = made(method)
+    base = one.arm.base
+    silent = ("rewrite", "random", "no-data", "no-gradient", "optoprime", "copro", "copro-12")
+    each = [("decide", [name]) for name in HINTS]
+    calls = {
+        **{name: [] for name in silent},
+        "one-by-one": each,
+        "edges": each,
+        "blind": [("", [name]) for name in HINTS],
+        "textgrad": [*each, *((node, ["instruction"]) for node in NODES)],
+    }.get(base, [("decide", HINTS)])
+    system = ONE_INPUT if base in ("edges", "textgrad") else JOINT
+    for step, requests in one.steps("backward"):
+        told = one.arm.told(one.given, step)
+        found = []
+        for request in requests:
+            assert request.messages[0]["content"] == system
+            names, shown = parts(request), blocks(request)
+            node, about = node_of(shown["task"]), number_of(request.messages[1]["content"])
+            found.append((about, node, names))
+            inputs = names if base == "blind" else FIELDS + HINTS * (node == "decide")
+            assert shown.keys() == {"task", "output", "feedback", *inputs}
+            feedback = f'The expected output is: "{told[about]}".'
+            if node not in ("decide", ""):
+                feedback = f"Change on_{node} of {about}."
+            assert shown["feedback"] == feedback
+        is_new = step == 1 or one.arm.before(step) != one.arm.before(step - 1)
+        expected = [(about, *call) for about in told for call in calls]
+        assert sorted(found) == (sorted(expected) if is_new else [])  # else they are in the cache
+
+
+@pytest.mark.parametrize("method", [m for m in TRAINED if not m.startswith("optoprime")])
+def test_every_rewriting_is_shown_what_its_method_says_and_nothing_else(
+    made: Make, method: str
+) -> None:
+    one = made(method)
+    base = one.arm.base
+    systems = {"copro": PROPOSING, "copro-12": PROPOSING, "textgrad": IMPROVING}
+    blank = ("rewrite", "random", "no-data", "no-samples", "copro", "copro-12")
+    has_samples = base not in (*blank, "feedback")
+    has_gradients = base not in (*blank, "samples", "no-gradient")
+    for step, requests in one.steps("optimize"):
+        told = one.arm.told(one.given, step)
+        for request in requests:
+            system, user = (message["content"] for message in request.messages[:2])
+            if base in ("rewrite", "random"):
+                assert system == "You improve the instructions of language models."
+            elif base == "no-form":
+                assert all(part in OPTIMIZING for part in re.split(r"(?<=\.)\s", system))
+                assert "exactly that" not in system and "what kind of text" not in system
+            else:
+                assert system == systems.get(base, OPTIMIZING)
+            is_own = base not in ("rewrite", "random", *systems)
+            assert ("\n\nWrite the better instruction, the prompt." in user) is is_own
+            node, shown = node_of(user), blocks(request)
+            examples: dict[str, dict[str, str]] = {}
+            for name in [*shown]:
+                if match := re.fullmatch(r"example-(\d+)-(.+)", name):
+                    examples.setdefault(match[1], {})[match[2]] = shown.pop(name)
+            left = {re.sub(r"-\d+", "", name) for name in shown} - {"tried"}
+            in_turn = {"attempt", "attempt-loss"} if step > 6 else {"instruction"}
+            assert left == ({"role", "variable"} if base == "textgrad" else in_turn)
+            if not one.arm.is_copro:
+                text = shown["variable" if base == "textgrad" else "instruction"]
+                assert way_of(text) == one.arm.before(step)
+            if base in blank:
+                assert not examples and "Claim" not in user and "noted" not in user
+                continue
+            assert len(examples) == (len(told) if base == "textgrad" else min(2, len(told)))
+            for example in examples.values():
+                inputs = FIELDS + HINTS * (node == "decide") if has_samples else []
+                output = ["output"] * has_samples
+                assert example.keys() == {*inputs, *output, "feedback"}
+                texts = {"The system's final answer was wrong."}
+                if has_gradients:
+                    about = {number_of(example["statement"])} if has_samples else {*told}
+                    part = "instruction" if base == "textgrad" else f"on_{node}"
+                    texts = {f"Change {part} of {number}." for number in about}
+                    if part == "on_decide":
+                        texts = {f'The expected output is: "{told[number]}".' for number in about}
+                assert example["feedback"] in texts
+                assert not has_samples or number_of(example["statement"]) in told
+
+
+@pytest.mark.parametrize("method", ["optoprime", "optoprime-5"])
+def test_optoprime_is_shown_its_graph_and_the_feedback_on_wrong_answers(
+    made: Make, method: str
+) -> None:
+    one = made(method)
+    for step, requests in one.steps("optimize"):
+        told = one.arm.told(one.given, step)
+        for request in requests:
+            assert request.messages[0]["content"] == WITH_GRAPH
+            found = blocks(request)
+            kinds = {name.split("-")[0] for name in found} - {"tried"}
+            assert kinds == {"code", "documentation", "variable", "value", "feedback"}
+            texts = [text for name, text in found.items() if name.startswith("variable-")]
+            assert [node_of(text) for text in texts] == NODES
+            assert {way_of(text) for text in texts} == {one.arm.before(step)}
+            claims = [text for text in found.values() if text.startswith("Claim")]
+            assert {number_of(text) for text in claims} == {*told}
+            feedback = [text for name, text in found.items() if name.startswith("feedback-")]
+            right = [f'The expected output is: "{answer}".' for answer in told.values()]
+            assert sorted(feedback) == sorted(right)
+
+
+def test_the_control_without_samples_refuses_what_copies_them(root: Path) -> None:
     class Copying(Improving):
-        """Its rewrites copy what a sample holds, which the control does not show and refuses."""
-
         def said(self, request: Request) -> str:
             if request.purpose == "optimize":
                 return json.dumps({"prompt": " ".join(e.question for e in given.train)})
             return super().said(request)
 
     given = load("liar", root, 0, (8, 8, 6))
-    line = run(root, method, Copying())
-    assert not accepted(line) and "it copies the example text" in str(line["steps"])
+    for method in ("no-samples", "no-samples-5"):
+        line = run(root, method, Copying())
+        assert not accepted(line) and "it copies the example text" in str(line["steps"])
 
 
-@pytest.mark.parametrize("method", ["feedback-5", "samples-5", "no-form-5"])
-def test_controls_of_the_rewriting_prompt_change_what_they_say_alone(
-    root: Path, method: str
-) -> None:
-    model, whole = Improving(), Improving()
-    run(root, method, model)
-    run(root, "sgd-5", whole)
-    first, theirs = [seen.of("optimize")[0].messages for seen in (model, whole)]
-    system, told = (message["content"] for message in first)
-    assert "exactly that" in OPTIMIZING and "what kind of text" in OPTIMIZING
-    if method == "no-form-5":
-        assert all(sentence in OPTIMIZING for sentence in re.split(r"(?<=\.)\s", system))
-        assert "exactly that" not in system and "what kind of text" not in system
-        assert told == theirs[1]["content"]
-        return
-    assert system == OPTIMIZING
-    has_samples = [f"<example-1-{name}>" in told for name in ("statement", "output")]
-    assert has_samples == [method == "samples-5"] * 2
-    assert ("The system's final answer was wrong." in told) is (method == "samples-5")
-    assert ("Change on_" in told) is (method == "feedback-5")
+def test_a_wrong_answer_is_another_questions() -> None:
+    given = [Example(f"{i}?", answer, job=str(i)) for i, answer in enumerate("aabca")]
+    found = with_wrong_answers(given)
+    assert [(e.question, e.extra) for e in found] == [(e.question, e.extra) for e in given]
+    assert [e.answer for e in found] == ["b", "b", "c", "a", "b"]
 
 
-@pytest.mark.parametrize("method", ["wrong-labels", "wrong-labels-5"])
-def test_wrong_labels_are_wrong_in_every_feedback_and_the_gate_is_right(
-    root: Path, method: str
-) -> None:
-    model = Model()
-    run(root, method, model)
-    given = load("liar", root, 0, (8, 8, 6))
-    right = {example.question: example.answer for example in given.train}
-    told = [r.messages[1]["content"] for r in model.of("backward")]
-    assert told
-    for text in told:
-        question = next(q for q in right if f"<statement>\n{q}\n" in text)
-        assert f'The expected output is: "{right[question]}".' not in text
-        assert "The expected output is:" in text
-    for one, other in zip(given.train, with_wrong_answers(given.train), strict=True):
-        assert (one.question, one.extra) == (other.question, other.extra)
-        assert one.answer != other.answer
+def test_an_agent_that_is_not_trained_is_asked_as_it_is_written(root: Path) -> None:
+    for method, form in (("start", ""), ("format", " Reply with Yes or No and nothing else.")):
+        model = Model()
+        line = run(root, method, model)
+        assert line["steps"] == [] and {r.purpose for r in model.seen} == {"forward"}
+        written = {each["name"]: each["instruction"] for each in analysts()}
+        stated = written | {"decide": written["decide"] + form}
+        assert (line["initial"], line["instructions"]) == (written, stated)
+        last = [r for r in model.seen if r.messages[0]["content"].startswith(written["decide"])]
+        texts = [r.messages[0]["content"].split("\n")[0] for r in last]
+        assert texts == [written["decide"]] * 6 + [stated["decide"]] * (6 if form else 0)
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m].peer is None])
-def test_every_method_runs_and_says_what_it_cost(root: Path, method: str) -> None:
-    model = Improving()
-    line = run(root, method, model, "calls.sqlite")
-    calls = sum(c[0] for purposes in line["cost"].values() for c in purposes.values())
-    tokens = [sum(c[i] for p in line["cost"].values() for c in p.values()) for i in (1, 2)]
+@pytest.mark.parametrize("method", ["start", "format", *TRAINED])
+def test_every_method_says_what_it_cost(made: Make, method: str) -> None:
+    one = made(method)
+    costs = [cost for purposes in one.line["cost"].values() for cost in purposes.values()]
+    calls, *tokens = (sum(numbers) for numbers in zip(*costs, strict=True))
     assert tokens == [10 * calls, 5 * calls]
-    assert calls == len({str(request) for request in model.seen})
-    again = run(root, method, Model(), "calls.sqlite")  # all of it from the cache, at the same cost
-    assert {**again, "seconds": 0} == {**line, "seconds": 0}
-    json.dumps(line)
+    assert calls == len({str(request) for request in one.seen})
+    again = one.again(Model())  # all of it from the cache, at the same cost
+    assert {**again, "seconds": 0} == {**one.line, "seconds": 0}
+    json.dumps(one.line)
 
 
 def test_a_run_that_was_interrupted_goes_on_and_pays_nothing_twice(root: Path) -> None:
